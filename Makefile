@@ -1,0 +1,43 @@
+# Every target works from a fresh clone: it makes the environment .venv first where that is missing or stale.
+.DEFAULT_GOAL := help
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PYTHONNOUSERSITE := 1
+PY := .venv/bin/python
+
+.PHONY: help env demo test check format proto serve retrain clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+env:
+	@scripts/environment
+
+demo: env  ## train on real digits, export, serve, predict: the whole path in under three minutes
+	@$(PY) -m examples.demo
+
+test: env  ## the tests
+	$(PY) -m pytest $(TESTS)
+
+check: env  ## lint, types, the proto files, and that the generated stubs are fresh
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	cd proto && ../.venv/bin/buf lint
+	scripts/stubs
+	git diff --exit-code --stat -- clients/topclass/v1
+
+format: env  ## let ruff mend what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+proto: env  ## regenerate the stubs from proto/
+	scripts/stubs
+
+serve: env  ## serve ./models on port 8001
+	$(PY) -m server --models models
+
+retrain: env  ## train, verify, compare, publish: make retrain MODEL=digits
+	$(PY) retrain.py $(or $(MODEL),digits) $(ARGS)
+
+clean:  ## remove environments and caches; runs/ and models/ stay
+	rm -rf .venv .venv-proto .mypy_cache .ruff_cache .pytest_cache demo

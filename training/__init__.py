@@ -1,0 +1,1 @@
+"""Keras training scripts, one readable file per model family."""
