@@ -1,0 +1,321 @@
+"""A bounded queue of rows and the workers that compute them. Knows arrays; knows neither gRPC nor ONNX.
+
+No added delay: an idle worker takes what waits, at once; what arrives meanwhile is the next batch. Large requests
+are computed in pieces of a few milliseconds, several workers at a time, and small requests go before the next piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.errors import DeadlinePassed, QueueFull
+
+SMALL_BEFORE_BIG = 4  # batches of small requests that may go before one piece of a large one
+Compute = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request's rows: float32 [n, C], and where the time went."""
+
+    rows: np.ndarray
+    queue_seconds: float
+    compute_seconds: float
+    batch_rows: int
+
+
+class Ticket:
+    """One request's rows [n, …] on their way through the queue."""
+
+    __slots__ = (
+        "arrived", "batch_rows", "compute_seconds", "deadline", "done", "error", "future",
+        "out", "rows", "started", "taken", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, rows: np.ndarray, deadline: float, future: asyncio.Future[Answer]):
+        self.rows, self.deadline, self.future = rows, deadline, future
+        self.out: np.ndarray | None = None
+        self.error: Exception | None = None
+        self.arrived, self.started = time.monotonic(), 0.0
+        self.taken = self.done = self.batch_rows = 0
+        self.compute_seconds = 0.0
+        self.waiting = True  # its untaken rows count as waiting
+
+    def gone(self) -> bool:
+        """True if nobody waits for it any more, or it failed already."""
+        return self.error is not None or self.future.done()
+
+    def answer(self) -> Answer:
+        """The answer of a ticket whose rows are all done."""
+        assert self.out is not None
+        return Answer(self.out, self.started - self.arrived, self.compute_seconds, self.batch_rows)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows start to stop of each of some tickets: what a worker computes at once."""
+
+    lane: Lane
+    parts: list[tuple[Ticket, int, int]]
+
+
+class Lane:
+    """The queue of one model. It lives as long as someone holds it; in-flight rows of an unloaded model finish."""
+
+    def __init__(self, batcher: Batcher, compute: Compute, piece_rows: int, split_rows: int):
+        self._batcher, self.compute = batcher, compute
+        self.piece_rows, self.split_rows = piece_rows, min(split_rows, piece_rows)
+        self.small: deque[Ticket] = deque()
+        self.big: deque[Ticket] = deque()
+        self._small_in_a_row = 0
+
+    def submit(self, rows: np.ndarray, deadline: float = math.inf) -> asyncio.Future[Answer]:
+        """Queues rows [n, …]; the future gives their Answer. Cancel it to drop what is not computed yet.
+
+        deadline: of time.monotonic(), in seconds. Raises QueueFull at once where the queue is full; the future
+        raises DeadlinePassed for rows that were not begun in time, or what `compute` raised.
+        """
+        return self._batcher.submit(self, rows, deadline)
+
+    def waits(self) -> bool:
+        """True if there is something to take."""
+        return bool(self.small or self.big)
+
+    def take(self, now: float, drop: Callable[[Ticket, float], bool]) -> Piece | None:
+        """The next piece, or None. Called under the batcher's lock; `drop` says whether a ticket is gone or late."""
+        if self.small and not (self.big and self._small_in_a_row >= SMALL_BEFORE_BIG):
+            self._small_in_a_row += 1
+            return self._take_small(now, drop)
+        self._small_in_a_row = 0
+        return self._take_big(now, drop)
+
+    def _take_small(self, now: float, drop: Callable[[Ticket, float], bool]) -> Piece | None:
+        parts, room = [], self.piece_rows
+        while self.small and len(self.small[0].rows) <= room:
+            ticket = self.small.popleft()
+            if not drop(ticket, now):
+                room -= len(ticket.rows)
+                parts.append((ticket, 0, len(ticket.rows)))
+        return Piece(self, parts) if parts else None
+
+    def _take_big(self, now: float, drop: Callable[[Ticket, float], bool]) -> Piece | None:
+        while self.big:
+            ticket = self.big.popleft()
+            if drop(ticket, now):
+                continue
+            stop = min(ticket.taken + self._share(len(ticket.rows)), len(ticket.rows))
+            if stop < len(ticket.rows):
+                self.big.append(ticket)  # behind the others: large requests take turns
+            return Piece(self, [(ticket, ticket.taken, stop)])
+        return None
+
+    def _share(self, rows: int) -> int:
+        """Rows of one piece of a large request: a worker's fair share, but neither too small to pay nor too long."""
+        return min(max(-(-rows // self._batcher.workers), self.split_rows), self.piece_rows)
+
+
+class Batcher:
+    """The workers, and what waits for them over all lanes. Made and used on one event loop."""
+
+    def __init__(self, *, workers: int, max_rows: int, max_bytes: int):
+        """workers: threads. max_rows, max_bytes: the most that may wait; more is refused with QueueFull."""
+        self.workers = workers
+        self._max_rows, self._max_bytes = max_rows, max_bytes
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._lanes: deque[Lane] = deque()  # those in which something waits, the next to serve first
+        self._rows = self._bytes = 0  # waiting: submitted and not taken
+        self._unfinished = 0  # tickets that are not resolved
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._idle, self._kicked, self._closed = 0, False, False
+        self._row_seconds = 1e-5  # of a worker, lately; for the advice when the queue is full
+        self._threads = [threading.Thread(target=self._serve, name=f"worker-{n}", daemon=True) for n in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def lane(self, compute: Compute, piece_rows: int, split_rows: int) -> Lane:
+        """A queue for one model. compute: rows [n, …] → float32 [n, C], called on any worker, several at once.
+
+        piece_rows: the most that a worker takes at once. split_rows: requests over this are cut into pieces.
+        """
+        return Lane(self, compute, piece_rows, split_rows)
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows submitted and not yet taken by a worker."""
+        return self._rows
+
+    def submit(self, lane: Lane, rows: np.ndarray, deadline: float) -> asyncio.Future[Answer]:
+        """See Lane.submit."""
+        if self._rows + len(rows) > self._max_rows or self._bytes + rows.nbytes > self._max_bytes:
+            raise QueueFull(
+                f"the queue is full: {self._rows} rows wait, and {len(rows)} more would exceed {self._max_rows} rows "
+                f"or {self._max_bytes} bytes",
+                retry_after_ms=self._retry_after_ms(),
+            )
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        ticket = Ticket(rows, deadline, future)
+        future.add_done_callback(lambda _: self._resolved(ticket))
+        self._unfinished += 1
+        self._drained.clear()
+        with self._lock:
+            self._rows += len(rows)
+            self._bytes += rows.nbytes
+            if not lane.waits():
+                self._lanes.append(lane)
+            (lane.small if len(rows) <= lane.split_rows else lane.big).append(ticket)
+        if not self._kicked:  # one wake-up for all that this tick of the loop reads
+            self._kicked = True
+            self._loop.call_soon(self._kick)
+        return future
+
+    async def drain(self) -> None:
+        """Returns when every submitted ticket has its answer or its error."""
+        await self._drained.wait()
+
+    def close(self) -> None:
+        """Stops the workers after the piece in hand. What still waits gets no answer: drain first."""
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _kick(self) -> None:
+        self._kicked = False
+        with self._lock:
+            if self._idle:
+                self._work.notify(self._idle if any(lane.big for lane in self._lanes) else 1)
+
+    def _resolved(self, ticket: Ticket) -> None:
+        if ticket.waiting:
+            with self._lock:
+                self._no_longer_waiting(ticket)
+        self._unfinished -= 1
+        if not self._unfinished:
+            self._drained.set()
+
+    def _no_longer_waiting(self, ticket: Ticket) -> None:
+        """Takes its untaken rows off the count, once: they were dropped, or a caller that left will never want them."""
+        if ticket.waiting:
+            ticket.waiting = False
+            left = len(ticket.rows) - ticket.taken
+            self._rows -= left
+            self._bytes -= left * (ticket.rows.nbytes // len(ticket.rows))
+
+    def _retry_after_ms(self) -> int:
+        seconds = self._rows * self._row_seconds / len(self._threads)
+        return int(min(max(seconds * 1000, 10), 5000))
+
+    # ---- on the workers ----
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                while not self._closed and (piece := self._next_piece()) is None:
+                    self._idle += 1
+                    self._work.wait()
+                    self._idle -= 1
+                if self._closed:
+                    return
+                if self._lanes and self._idle:
+                    self._work.notify()  # there is more than this worker took
+            assert piece is not None
+            finished = self._compute(piece)
+            if finished:
+                self._call_loop(finished)
+            del piece, finished  # hold no rows while waiting
+
+    def _next_piece(self) -> Piece | None:
+        """The next lane's next piece; lanes take turns. Under the lock."""
+        now = time.monotonic()
+        while self._lanes:
+            lane = self._lanes.popleft()
+            piece = lane.take(now, self._drop)
+            if lane.waits():
+                self._lanes.append(lane)
+            if piece:
+                for ticket, start, stop in piece.parts:
+                    self._take(ticket, start, stop, now)
+                return piece
+        return None
+
+    def _drop(self, ticket: Ticket, now: float) -> bool:
+        if not ticket.gone() and ticket.deadline < now:
+            ticket.error = DeadlinePassed("the deadline passed while the request waited; it was not computed")
+            self._call_loop([ticket])
+        if ticket.gone():
+            self._no_longer_waiting(ticket)
+            return True
+        return False
+
+    def _take(self, ticket: Ticket, start: int, stop: int, now: float) -> None:
+        if ticket.waiting:
+            self._rows -= stop - start
+            self._bytes -= (stop - start) * (ticket.rows.nbytes // len(ticket.rows))
+        if start == 0:
+            ticket.started = now
+        ticket.taken = stop
+        ticket.waiting = ticket.waiting and stop < len(ticket.rows)
+
+    def _compute(self, piece: Piece) -> list[Ticket]:
+        """Computes a piece; returns the tickets that are finished by it, well or not."""
+        parts = piece.parts
+        try:
+            start = time.perf_counter()
+            rows = [ticket.rows[first:last] for ticket, first, last in parts]
+            out = piece.lane.compute(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            seconds = time.perf_counter() - start
+            if len(out) != sum(map(len, rows)):
+                raise RuntimeError(f"{sum(map(len, rows))} rows gave {len(out)} answers")
+        except Exception as error:
+            if len(parts) > 1:  # somebody's rows are to blame, not everybody's
+                return [ticket for part in parts for ticket in self._compute(Piece(piece.lane, [part]))]
+            parts[0][0].error = error
+            return [parts[0][0]]
+        with self._lock:
+            self._row_seconds = 0.9 * self._row_seconds + 0.1 * seconds / len(out)
+            return list(self._hand_back(parts, out, seconds))
+
+    def _hand_back(self, parts: list[tuple[Ticket, int, int]], out: np.ndarray, seconds: float) -> Iterable[Ticket]:
+        """Gives each row to its owner. Under the lock, since other workers may hold pieces of the same ticket."""
+        at = 0
+        for ticket, first, last in parts:
+            mine = out[at : at + last - first]
+            at += last - first
+            if last - first == len(ticket.rows):
+                ticket.out = mine
+            else:
+                if ticket.out is None:
+                    ticket.out = np.empty((len(ticket.rows), *out.shape[1:]), out.dtype)
+                ticket.out[first:last] = mine
+            ticket.done += last - first
+            ticket.compute_seconds += seconds
+            ticket.batch_rows = max(ticket.batch_rows, len(out))
+            if ticket.done == len(ticket.rows):
+                yield ticket
+
+    def _call_loop(self, tickets: list[Ticket]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_resolve, tickets)
+
+
+def _resolve(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        if ticket.future.done():
+            continue
+        if ticket.error is not None:
+            ticket.future.set_exception(ticket.error)
+        else:
+            ticket.future.set_result(ticket.answer())

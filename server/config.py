@@ -1,0 +1,152 @@
+"""The server's settings: one frozen, checked object, built once. Flags beat `TOPCLASS_*`, which beat the file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server.errors import ConfigError
+
+MIB = 1 << 20
+PREFIX = "TOPCLASS_"
+# Variables of the same prefix that belong to the other parts; the server leaves them alone.
+OTHERS = {"TOPCLASS_SERVER", "TOPCLASS_DATA", "TOPCLASS_CONFIG"}
+
+
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting, its default and the reason for it. `checked` is the only way to one that is known to be good."""
+
+    models: Path = _setting(Path("models"), "the model repository: NAME/VERSION/model.onnx")
+    # Loopback, because nothing here asks who is calling unless told to; the container image says 0.0.0.0.
+    host: str = _setting("127.0.0.1", "address to listen on")
+    # Triton's port, so that tools' defaults work. 0 lets the system choose one.
+    grpc_port: int = _setting(8001, "port of the gRPC services; 0: any free one", low=0, high=65535)
+    device: str = _setting("auto", "auto, cpu, cuda or cuda:N; cuda fails at start where it cannot be used")
+    version_policy: str = _setting(
+        # Two, so that who pinned the version before a swap can finish with it.
+        "latest:2",
+        "which versions to serve: latest:N, all, or specific:V,V…",
+    )
+    watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never", low=0)
+    allow_empty: bool = _setting(False, "be ready although the repository holds no model")
+    workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
+    # 1,024 rows are past the point where a larger batch is faster on any processor measured (docs/decisions/0003).
+    max_batch_rows: int = _setting(1024, "most rows computed together", low=1)
+    # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
+    max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
+    max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)
+    # Twice the largest request: one may be computed while another waits.
+    max_queue_rows: int = _setting(262_144, "most rows waiting, over all models; more is refused", low=1)
+    max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models; more is refused", low=1)
+    # A 16-megapixel photograph passes; a decompression bomb of 3 KB does not.
+    max_image_pixels: int = _setting(4096 * 4096, "most pixels of one encoded picture", low=1)
+    max_streams: int = _setting(1024, "most calls in progress on one connection", low=1)
+    # Long enough for a load balancer that asks for health every few hundred ms to look elsewhere first.
+    stop_delay_seconds: float = _setting(0.5, "after SIGTERM, go on serving as NOT_SERVING for so long", low=0)
+    # Under the 30 s that Kubernetes grants by default.
+    drain_seconds: float = _setting(25.0, "after that, wait at most so long for accepted calls", low=0)
+    reflection: bool = _setting(True, "answer gRPC reflection, for grpcurl and its like")
+    ready_file: Path | None = _setting(None, "write the address here, as JSON, once ready")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    def describe(self) -> str:
+        """One line with every setting that is in force."""
+        return " ".join(f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self))
+
+
+def checked(config: Config) -> Config:
+    """The same config, or ConfigError with the name of the setting that is wrong, its value and what it may be."""
+    for setting in dataclasses.fields(Config):
+        value, low, high = getattr(config, setting.name), setting.metadata.get("low"), setting.metadata.get("high")
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ConfigError(f"{setting.name} is {value}; it must be {limits}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise ConfigError(f"device is {config.device!r}; it must be auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"latest:[1-9]\d*|all|specific:\d+(,\d+)*", config.version_policy):
+        raise ConfigError(f"version_policy is {config.version_policy!r}; it must be latest:N, all or specific:V,V…")
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"log_level is {config.log_level!r}; it must be debug, info, warning or error")
+    if config.max_queue_rows < config.max_request_rows:
+        raise ConfigError(
+            f"max_queue_rows is {config.max_queue_rows}, less than max_request_rows, {config.max_request_rows}: "
+            "the largest request could never be queued"
+        )
+    return config
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """The config that flags, environment and file say together; ConfigError where they are wrong.
+
+    `--config FILE` or TOPCLASS_CONFIG names a TOML file whose keys are the settings' names.
+    """
+    flags = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    file = flags.pop("config", None) or environment.get(PREFIX + "CONFIG")
+    values = _from_file(Path(file)) if file else {}
+    values |= _from_environment(environment)
+    values |= {name: _read(name, value, "--" + name.replace("_", "-")) for name, value in flags.items()}
+    return checked(Config(**values))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve the ONNX classifiers of a model repository over gRPC.",
+        epilog="Each flag may also be given as TOPCLASS_<NAME> in the environment, or as <name> in the file "
+        "that --config names. `python -m server doctor` says what this machine can do.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
+    for setting in dataclasses.fields(Config):
+        flag = "--" + setting.name.replace("_", "-")
+        default = "none" if setting.default is None else str(setting.default).lower()
+        text = f"{setting.metadata['help']} (default: {default})"
+        if setting.type == "bool":
+            parser.add_argument(flag, nargs="?", const="true", metavar="BOOL", help=text)
+        else:
+            parser.add_argument(flag, metavar=str(setting.type).split()[0].upper(), help=text)
+    return parser
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    names = {PREFIX + name.upper(): name for name in Config.__dataclass_fields__}
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in names.keys() | OTHERS)
+    if unknown:
+        raise ConfigError(f"unknown setting in the environment: {', '.join(unknown)}")
+    return {names[key]: _read(names[key], text, key) for key, text in environment.items() if key in names}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {path} is not TOML: {error}") from error
+    if unknown := sorted(values.keys() - Config.__dataclass_fields__.keys()):
+        raise ConfigError(f"unknown setting in {path}: {', '.join(unknown)}")
+    return {name: _read(name, str(value), f"{name} in {path}") for name, value in values.items()}
+
+
+def _read(name: str, text: str, where: str) -> Any:
+    """The setting's value from its text, or ConfigError that names where the text stood."""
+    kind = str(Config.__dataclass_fields__[name].type)
+    try:
+        if kind == "bool":
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if kind in ("int", "float"):
+            return {"int": int, "float": float}[kind](text)
+        return Path(text) if kind.startswith("Path") else text
+    except (KeyError, ValueError) as error:
+        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
+        raise ConfigError(f"{where} is {text!r}; it must be {wanted}") from error

@@ -1,0 +1,89 @@
+"""Where a model computes. ONNX Runtime falls back to the CPU in silence; this does not."""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+
+from server.errors import DeviceUnavailable, ModelRefused
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+def open_session(data: bytes, device: str) -> tuple[ort.InferenceSession, str]:
+    """A session over a serialized model and the provider it really got.
+
+    device: cpu, cuda or cuda:N. DeviceUnavailable where CUDA was asked for and the session runs elsewhere;
+    ModelRefused where the bytes are no model that ONNX Runtime can run.
+    """
+    providers = [CPU] if device == "cpu" else [(CUDA, {"device_id": device.partition(":")[2] or "0"}), CPU]
+    try:
+        session = ort.InferenceSession(data, _options(), providers=providers)
+    except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
+        raise ModelRefused(f"ONNX Runtime cannot load it: {str(error).strip().splitlines()[0]}") from error
+    got = session.get_providers()[0]
+    if device != "cpu" and got != CUDA:
+        raise DeviceUnavailable(f"--device {device} was asked for, but ONNX Runtime gave {got}: {why_not_cuda()}")
+    return session, got
+
+
+def choose(device: str) -> str:
+    """The device to use for a setting of auto, cpu, cuda or cuda:N; DeviceUnavailable where CUDA cannot be had.
+
+    auto is cuda where a session on it really opens, else cpu.
+    """
+    if device == "cpu":
+        return device
+    if CUDA not in ort.get_available_providers():
+        if device == "auto":
+            return "cpu"
+        raise DeviceUnavailable(f"--device {device} was asked for, but {why_not_cuda()}")
+    wanted = "cuda" if device == "auto" else device
+    ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    try:
+        open_session(_probe(), wanted)
+    except DeviceUnavailable:
+        if device == "auto":
+            return "cpu"
+        raise
+    return wanted
+
+
+def why_not_cuda() -> str:
+    """The cause and the cure, in one sentence."""
+    if CUDA not in ort.get_available_providers():
+        return (
+            f"the installed onnxruntime {ort.__version__} is a CPU build; install server/requirements-gpu.txt "
+            "in an environment without the package onnxruntime"
+        )
+    return (
+        f"onnxruntime-gpu {ort.__version__} could not use a GPU; check that nvidia-smi lists one, that its driver "
+        "supports CUDA 13, and that CUDA and cuDNN are installed: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    )
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    # The workers are the parallelism: threads inside a call halve small models, and spinning burns the caller's core.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _probe() -> bytes:
+    """A whole ONNX model, y = Identity(x) on one float, written by hand: opening it tells which provider one gets."""
+
+    def field(number: int, value: bytes | int) -> bytes:
+        if isinstance(value, int):
+            return bytes([number << 3, value])
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    def tensor(name: bytes) -> bytes:
+        shape = field(2, field(1, field(1, 1)))  # one dimension of one element
+        return field(1, name) + field(2, field(1, field(1, 1) + shape))
+
+    node = field(1, b"x") + field(2, b"y") + field(4, b"Identity")
+    graph = field(1, node) + field(2, b"probe") + field(11, tensor(b"x")) + field(12, tensor(b"y"))
+    return field(1, 8) + field(7, graph) + field(8, field(2, 17))

@@ -1,0 +1,68 @@
+"""Faults, each a class that knows its gRPC status. A caller's mistake is told in our words; our mistake is not."""
+
+from __future__ import annotations
+
+import grpc
+
+
+class ServingError(Exception):
+    """A fault whose words may be sent to the caller."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str, *, row: int | None = None, retry_after_ms: int = 0):
+        super().__init__(message)
+        self.row = row  # the guilty row of the batch, if there is one
+        self.retry_after_ms = retry_after_ms  # 0: not said
+
+
+class InvalidInput(ServingError):
+    """The request is wrong; repeating it will not help."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class UnknownModel(ServingError):
+    """No such model, or no such version of it."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class OtherModel(ServingError):
+    """The caller pinned a sha256, and another file would answer."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class QueueFull(ServingError):
+    """More rows wait than the server may hold."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class DeadlinePassed(ServingError):
+    """The deadline passed while the request waited; it was not computed."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unavailable(ServingError):
+    """Not ready yet, or draining, or this version could not be loaded."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class StartError(Exception):
+    """The server cannot start, and these words say why and what cures it. The process exits with 1."""
+
+
+class ConfigError(StartError):
+    """A setting is wrong or unknown. The process exits with 2."""
+
+
+class DeviceUnavailable(StartError):
+    """The device that was asked for cannot be used."""
+
+
+class ModelRefused(Exception):
+    """A model file that must not be served, and why."""

@@ -1,0 +1,212 @@
+"""One loaded ONNX file: read, checked, warmed, computed. The only place that knows ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from server.card import KEY, Card, graph_sha256
+from server.card import read as read_card
+from server.device import open_session
+from server.errors import InvalidInput, ModelRefused
+
+# A kernel of another processor or a GPU rounds differently; a wrong weight, layout or scale differs by far more.
+GOLDEN_TOLERANCE = 1e-3
+DTYPES: dict[str, np.dtype] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
+CHUNKS = (8, 16, 32, 64, 128)  # rows of one ONNX Runtime call that warm-up tries; more only bloats memory
+MEASURE_SECONDS = 0.15  # of start-up, for each model
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model takes: the ONNX input's name, its dtype, and the shape of one row, without the batch."""
+
+    name: str
+    dtype: np.dtype
+    row: tuple[int, ...]
+
+    @property
+    def is_picture(self) -> bool:
+        """True for uint8 [H, W] and [H, W, 1 or 3]: what an encoded picture can be decoded to."""
+        return self.dtype == np.uint8 and (len(self.row) == 2 or (len(self.row) == 3 and self.row[2] in (1, 3)))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.row)) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name} [N, {', '.join(map(str, self.row))}]"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured at warm-up: a call takes about `call + row * rows` seconds; `chunk` rows a call are cheapest."""
+
+    call: float
+    row: float
+    chunk: int
+
+    def seconds(self, rows: int) -> float:
+        """The predicted time of `rows` rows."""
+        return self.call * -(-rows // self.chunk) + self.row * rows
+
+
+class Model:
+    """A classifier that answers. `compute` may be called from several threads at once."""
+
+    def __init__(self, data: bytes, device: str):
+        """Reads a serialized ONNX model; ModelRefused, with the reason, for one that must not be served."""
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        graph_hash = graph_sha256(data)  # before ONNX Runtime: it walks the bytes and finds a truncated file
+        self._session, self.provider = open_session(data, device)
+        self.input = _input_spec(self._session)
+        self._output, self.classes = _output(self._session)
+        self.card = self._card(graph_hash)
+        self.labels = self._labels()
+        self.cost = Cost(1e-3, 0.0, CHUNKS[-1])
+        self._warm_up()
+
+    def compute(self, rows: np.ndarray) -> np.ndarray:
+        """Probabilities float32 [n, C] of rows [n, …] that fit `input`, in calls of the cheapest size."""
+        chunk = self.cost.chunk
+        if len(rows) <= chunk * 3 // 2:
+            return self._run(rows)
+        probabilities = np.empty((len(rows), self.classes), np.float32)
+        for start in range(0, len(rows), chunk):
+            probabilities[start : start + chunk] = self._run(rows[start : start + chunk])
+        return probabilities
+
+    def check(self, rows: np.ndarray) -> None:
+        """InvalidInput, naming both, unless the array [n, …] is what the model takes; floats must be finite."""
+        if rows.dtype != self.input.dtype:
+            raise InvalidInput(f"the input is {rows.dtype.name}; the model takes {self.input}")
+        if rows.shape[1:] != self.input.row:
+            raise InvalidInput(f"the input has shape {list(rows.shape)}; the model takes {self.input}")
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            row = int(np.argmin(np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
+            raise InvalidInput(f"row {row} holds a value that is not finite", row=row)
+
+    def _run(self, rows: np.ndarray) -> np.ndarray:
+        probabilities: np.ndarray = self._session.run([self._output], {self.input.name: rows})[0]
+        return probabilities
+
+    def _card(self, graph_hash: str) -> Card | None:
+        text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        if text is None:
+            return None
+        card = read_card(text)
+        if card.graph_sha256 != graph_hash:
+            raise ModelRefused(
+                f"its graph has sha256 {graph_hash[:12]}…, its card certifies {card.graph_sha256[:12]}…: "
+                "the file was changed after it was exported"
+            )
+        return card
+
+    def _labels(self) -> tuple[str, ...]:
+        labels = self.card.labels if self.card else ()
+        if labels and len(labels) != self.classes:
+            raise ModelRefused(f"its card has {len(labels)} labels for {self.classes} classes")
+        return labels or tuple(map(str, range(self.classes)))
+
+    def _warm_up(self) -> None:
+        """Proves on this machine and provider that it computes what its exporter computed, and measures its cost."""
+        try:
+            self._golden_test() if self.card and self.card.golden else self._must_be_probabilities()
+            self.cost = _measure(self._run, np.zeros((CHUNKS[-1], *self.input.row), self.input.dtype))
+        except ModelRefused:
+            raise
+        except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
+            raise ModelRefused(f"it cannot be computed: {str(error).strip().splitlines()[0]}") from error
+
+    def _golden_test(self) -> None:
+        assert self.card is not None
+        golden = self.card.golden
+        assert golden is not None
+        try:
+            self.check(golden.inputs)
+        except InvalidInput as error:
+            raise ModelRefused(f"its golden samples do not fit: {error}") from error
+        if golden.probabilities.shape[1] != self.classes:
+            raise ModelRefused(f"its golden samples have {golden.probabilities.shape[1]} classes, not {self.classes}")
+        off = np.abs(self.compute(golden.inputs) - golden.probabilities).max(initial=0.0)
+        if not off <= GOLDEN_TOLERANCE:
+            raise ModelRefused(
+                f"its golden samples are off by {off:.2g} on {self.provider}, more than {GOLDEN_TOLERANCE:g}"
+            )
+
+    def _must_be_probabilities(self) -> None:
+        """A file without golden samples must at least answer with distributions."""
+        row = np.zeros((2, *self.input.row), self.input.dtype)
+        out = self._run(row)
+        if out.shape != (2, self.classes):
+            raise ModelRefused(f"two rows give an output of shape {list(out.shape)}; it must be [2, {self.classes}]")
+        if not (np.isfinite(out).all() and (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-3)):
+            raise ModelRefused(
+                f"its output {self._output!r} is not probabilities: a row sums to {out.sum(axis=1)[0]:g}"
+            )
+
+
+def load(path: Path, device: str) -> Model:
+    """The model in a file; ModelRefused with the reason where it cannot be served."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelRefused(f"it cannot be read: {error.strerror}") from error
+    if not data:
+        raise ModelRefused("the file is empty")
+    return Model(data, device)
+
+
+def _input_spec(session: ort.InferenceSession) -> InputSpec:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise ModelRefused(f"it has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); it must have one")
+    [node] = inputs
+    if node.type not in DTYPES:
+        raise ModelRefused(f"its input is {node.type}; it must be one of {', '.join(DTYPES)}")
+    if len(node.shape) < 2 or isinstance(node.shape[0], int):
+        raise ModelRefused(f"its input has shape {node.shape}; the first dimension must be a symbolic batch axis")
+    row = tuple(node.shape[1:])
+    if not all(isinstance(size, int) and size > 0 for size in row):
+        raise ModelRefused(f"its input has shape {node.shape}; all dimensions but the batch must be fixed")
+    return InputSpec(node.name, DTYPES[node.type], row)
+
+
+def _output(session: ort.InferenceSession) -> tuple[str, int]:
+    """The name of the output that holds [N, C] floats, and C."""
+    outputs = session.get_outputs()
+    named = [o for o in outputs if o.name == "probabilities"] or outputs
+    fitting = [o for o in named if o.type == "tensor(float)" and len(o.shape) == 2]
+    if len(fitting) != 1:
+        raise ModelRefused(
+            f"it has outputs {', '.join(f'{o.name} {o.type} {o.shape}' for o in outputs)}; "
+            "one of them must be float [N, C], or be named probabilities"
+        )
+    classes = fitting[0].shape[1]
+    if not isinstance(classes, int) or classes < 2:
+        raise ModelRefused(f"its output has shape {fitting[0].shape}; it must be [N, C] with at least two classes")
+    return fitting[0].name, classes
+
+
+def _measure(run: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> Cost:
+    """The cost of calls of several sizes, interleaved, the best of a few: noise only ever makes a call slower."""
+    best = dict.fromkeys((1, *CHUNKS), math.inf)
+    stop = time.perf_counter() + MEASURE_SECONDS
+    for size in itertools.islice(itertools.cycle(best), 8 * len(best)):
+        start = time.perf_counter()
+        if start > stop and best[CHUNKS[0]] < math.inf:
+            break
+        run(rows[:size])
+        best[size] = min(best[size], time.perf_counter() - start)
+    chunk = min(CHUNKS, key=lambda size: best[size] / size)
+    row = max(0.0, (best[chunk] - best[1]) / (chunk - 1))
+    return Cost(max(best[1] - row, 0.0), row, chunk)

@@ -1,0 +1,190 @@
+"""topclass.v1: protobuf to arrays and back, one method for each RPC, no policy. Works on bytes; knows no transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from server import images, wire
+from server.config import Config
+from server.errors import InvalidInput, OtherModel
+from server.interceptor import Call, told
+from server.repository import Entry, Repository, Served, State
+from topclass.v1 import inference_pb2 as pb
+
+DTYPES: dict[pb.DataType.ValueType, np.dtype] = {
+    pb.DATA_TYPE_UINT8: np.dtype(np.uint8),
+    pb.DATA_TYPE_FLOAT32: np.dtype(np.float32).newbyteorder("<"),
+}
+STREAM_WINDOW = 256  # requests of one stream in progress; the transport holds back the rest
+
+M = TypeVar("M", bound=Message)
+STATES = {
+    State.LOADING: pb.MODEL_STATE_LOADING,
+    State.READY: pb.MODEL_STATE_READY,
+    State.UNAVAILABLE: pb.MODEL_STATE_UNAVAILABLE,
+}
+
+
+class InferenceService:
+    """The four methods. Each takes the bytes of a request and gives the bytes of a response, or raises ServingError."""
+
+    NAME = "topclass.v1.InferenceService"
+
+    def __init__(self, repository: Repository, config: Config, decoders: ThreadPoolExecutor):
+        self._repository, self._config, self._decoders = repository, config, decoders
+
+    async def predict(self, message: bytes, call: Call) -> bytes:
+        """See the proto."""
+        return (await self._predict(parse(pb.PredictRequest, message), call)).SerializeToString()
+
+    async def predict_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """See the proto. Replies come as they are ready; when the caller leaves, what is unfinished is dropped."""
+        replies: asyncio.Queue[bytes | None] = asyncio.Queue()
+        window = asyncio.Semaphore(STREAM_WINDOW)
+
+        async def answer(message: bytes) -> None:
+            await replies.put(await self._stream_reply(message, call))
+
+        async def read(tasks: asyncio.TaskGroup) -> None:
+            async for message in messages:
+                await window.acquire()
+                tasks.create_task(answer(message))
+
+        async def run() -> None:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(read(tasks))
+            finally:
+                replies.put_nowait(None)
+
+        runner = asyncio.create_task(run())
+        try:
+            while (reply := await replies.get()) is not None:
+                window.release()
+                yield reply
+            await runner
+        finally:
+            runner.cancel()
+
+    async def get_model(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.GetModelRequest, message)
+        served = self._repository.find(request.model, request.version)
+        spec = served.model.input
+        response = pb.GetModelResponse(
+            model=self._describe(next(e for e in self._repository.entries() if e.served is served)),
+            input=pb.TensorSpec(name=spec.name, dtype=_wire_dtype(spec.dtype), shape=[-1, *spec.row]),
+            labels=served.model.labels,
+            card_json=served.model.card.json if served.model.card else "",
+            max_rows=self._config.max_request_rows,
+        )
+        return response.SerializeToString()
+
+    async def list_models(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        parse(pb.ListModelsRequest, message)
+        models = [self._describe(entry) for entry in self._repository.entries()]
+        return pb.ListModelsResponse(models=models).SerializeToString()
+
+    async def _stream_reply(self, message: bytes, call: Call) -> bytes:
+        reply = pb.PredictStreamResponse()
+        try:
+            request = parse(pb.PredictStreamRequest, message)
+            reply.id = request.id
+            reply.response.CopyFrom(await self._predict(request.request, call))
+        except Exception as error:
+            fault = told(error, call)
+            reply.error.code, reply.error.message = fault.code.value[0], str(fault)
+            reply.error.retry_after_ms = fault.retry_after_ms
+        return reply.SerializeToString()
+
+    async def _predict(self, request: pb.PredictRequest, call: Call) -> pb.PredictResponse:
+        served = self._repository.find(request.model, request.version)
+        if request.model_sha256 and request.model_sha256 != served.model.sha256:
+            raise OtherModel(
+                f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
+                f"has {served.model.sha256}"
+            )
+        rows = await self._rows(request, served)
+        answer = await served.lane.submit(rows, call.deadline)
+        shape = wire.Shape(request.top_k, request.omit_probabilities)
+        response = wire.predictions(answer.rows, served.model.labels, shape)
+        response.model, response.version = served.name, served.version
+        response.model_sha256, response.provider = served.model.sha256, served.model.provider
+        response.timing.queue_us = round(answer.queue_seconds * 1e6)
+        response.timing.compute_us = round(answer.compute_seconds * 1e6)
+        response.timing.batch_rows = answer.batch_rows
+        if request.include_labels:
+            response.labels.extend(served.model.labels)
+        return response
+
+    async def _rows(self, request: pb.PredictRequest, served: Served) -> np.ndarray:
+        match request.WhichOneof("input"):
+            case "tensor":
+                rows = array(request.tensor)
+                self._check_count(len(rows))
+                served.model.check(rows)
+                return rows
+            case "images":
+                self._check_count(len(request.images.images))
+                spec = served.model.input
+                if not spec.is_picture:
+                    raise InvalidInput(f"the request holds pictures; the model takes {spec}")
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._decoders, images.decode, list(request.images.images), spec, self._config.max_image_pixels
+                )
+        raise InvalidInput("the request holds neither a tensor nor images")
+
+    def _check_count(self, rows: int) -> None:
+        if rows == 0:
+            raise InvalidInput("the batch is empty")
+        if rows > self._config.max_request_rows:
+            raise InvalidInput(f"the batch has {rows} rows; the server takes at most {self._config.max_request_rows}")
+
+    def _describe(self, entry: Entry) -> pb.Model:
+        served = entry.served
+        return pb.Model(
+            name=entry.name,
+            version=entry.version,
+            state=STATES[entry.state],
+            reason=entry.reason,
+            sha256=served.model.sha256 if served else "",
+            provider=served.model.provider if served else "",
+            newest=served is not None and served is self._repository.newest(entry.name),
+        )
+
+
+def parse(kind: type[M], message: bytes) -> M:
+    """The message in these bytes; InvalidInput where they are something else."""
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise InvalidInput(f"the message is not a {kind.DESCRIPTOR.full_name}") from error
+
+
+def array(tensor: pb.Tensor) -> np.ndarray:
+    """The array that a tensor holds, without a copy; InvalidInput where type, shape and bytes do not fit together."""
+    if tensor.dtype not in DTYPES:
+        raise InvalidInput(f"the tensor's dtype is {tensor.dtype}; it must be 1 (uint8) or 2 (float32)")
+    dtype, shape, size = DTYPES[tensor.dtype], list(tensor.shape), len(tensor.data)
+    if not shape:
+        raise InvalidInput("the tensor has no shape")
+    wanted = dtype.itemsize
+    for dimension in shape:
+        wanted *= dimension
+    if size != wanted:
+        raise InvalidInput(f"the tensor holds {size} bytes; {dtype.name} of shape {shape} takes {wanted}")
+    try:
+        return np.frombuffer(tensor.data, dtype).reshape(shape)
+    except ValueError as error:  # more dimensions than numpy has, or an empty batch of enormous rows
+        raise InvalidInput(f"no array has shape {shape}") from error
+
+
+def _wire_dtype(dtype: np.dtype) -> pb.DataType.ValueType:
+    return next(number for number, known in DTYPES.items() if known == dtype)

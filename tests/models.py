@@ -1,0 +1,116 @@
+"""Tiny ONNX classifiers built by hand: milliseconds to make and load, no TensorFlow."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LABELS = ("cat", "dog", "emu")
+SIDE = 4
+
+
+def weights(features: int, classes: int, seed: int = 0) -> np.ndarray:
+    """What `classifier` computes with: float32 [features, classes]."""
+    return np.random.default_rng(seed).normal(0, 1 / 255, (features, classes)).astype(np.float32)
+
+
+def expected(rows: np.ndarray, classes: int = 3, seed: int = 0) -> np.ndarray:
+    """The probabilities [n, C] that `classifier` gives, computed by numpy."""
+    flat = rows.reshape(len(rows), -1).astype(np.float32)
+    logits = flat @ weights(flat.shape[1], classes, seed)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def classifier(
+    row: Sequence[int] = (SIDE, SIDE),
+    *,
+    classes: int = 3,
+    seed: int = 0,
+    dtype: int = TensorProto.UINT8,
+    rounds: int = 0,
+    scale: float = 1,
+) -> onnx.ModelProto:
+    """softmax(flat(x) · W): uint8 or float32 [N, *row] → float32 [N, classes].
+
+    rounds makes it slow: so many products with a 256 x 256 matrix. scale multiplies W.
+    """
+    features = int(np.prod(row))
+    nodes = [
+        helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["cast"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    constants = [numpy_helper.from_array(weights(features, classes, seed) * np.float32(scale), "w")]
+    if rounds:
+        nodes[2:3] = [*_ballast(features, rounds, constants), helper.make_node("MatMul", ["same", "w"], ["logits"])]
+    return model(nodes, constants, row, classes, dtype=dtype)
+
+
+def _ballast(features: int, rounds: int, constants: list[TensorProto]) -> list[onnx.NodeProto]:
+    """flat → same, equal in value, after `rounds` products of each row with a 256 x 256 matrix of zeros."""
+    constants += [
+        numpy_helper.from_array(np.zeros((features, 256), np.float32), "in"),
+        numpy_helper.from_array(np.zeros((256, 256), np.float32), "square"),
+        numpy_helper.from_array(np.zeros((256, features), np.float32), "out"),
+    ]
+    return [
+        helper.make_node("MatMul", ["flat", "in"], ["h0"]),
+        *(helper.make_node("MatMul", [f"h{n}", "square"], [f"h{n + 1}"]) for n in range(rounds)),
+        helper.make_node("MatMul", [f"h{rounds}", "out"], ["zero"]),
+        helper.make_node("Add", ["flat", "zero"], ["same"]),
+    ]
+
+
+def model(
+    nodes: list[onnx.NodeProto], constants: list[TensorProto], row: Sequence[Any], classes: int,
+    *, dtype: int = TensorProto.UINT8, batch: Any = "N", output: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:  # fmt: skip
+    """A model from nodes that lead from `image` to `probabilities`."""
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", dtype, [batch, *row])],
+        [helper.make_tensor_value_info("probabilities", output, [batch, classes])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def with_card(proto: onnx.ModelProto, labels: Sequence[str] = LABELS, **changes: Any) -> onnx.ModelProto:
+    """The same model with a card as the exporter writes it; `changes` replace parts of the card."""
+    golden = np.random.default_rng(1).integers(0, 256, (2, SIDE, SIDE), np.uint8)
+    card = {
+        "schema": 1,
+        "labels": list(labels),
+        "certificate": {"graph_sha256": hashlib.sha256(proto.SerializeToString()).hexdigest()},
+        "golden": {
+            "shape": list(golden.shape),
+            "dtype": "uint8",
+            "inputs_base64": base64.b64encode(golden.tobytes()).decode(),
+            "probabilities": expected(golden).tolist(),
+        },
+    }
+    described = onnx.ModelProto()
+    described.CopyFrom(proto)
+    helper.set_model_props(described, {"topclass.card": json.dumps(card | changes)})
+    return described
+
+
+def put(repository: Path, name: str, version: int, content: onnx.ModelProto | bytes) -> Path:
+    """Publishes a model as the exporter does: by renaming a finished folder."""
+    data = content if isinstance(content, bytes) else content.SerializeToString()
+    hidden = repository / f".tmp-{name}-{version}"
+    hidden.mkdir(parents=True)
+    (hidden / "model.onnx").write_bytes(data)
+    (repository / name).mkdir(exist_ok=True)
+    return hidden.rename(repository / name / str(version)) / "model.onnx"
