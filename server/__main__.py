@@ -7,6 +7,9 @@ import logging
 import os
 import sys
 
+# grpc's core writes lines of its own to stderr, one of them at each stop; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from server.app import serve
 from server.config import load
 from server.errors import ConfigError, StartError

@@ -98,7 +98,7 @@ def _top_level_fields(message: bytes) -> Iterator[tuple[int, int, int]]:
             case 5:
                 at += 4
             case kind:
-                raise ModelRefused(f"it is not an ONNX file: wire type {kind} at byte {start}")
+                raise ModelRefused(f"it is not a whole ONNX file: wire type {kind} at byte {start}")
         if at > end:
             raise ModelRefused("it is not a whole ONNX file: it ends in the middle of a field")
         yield tag >> 3, start, at
@@ -114,4 +114,4 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ModelRefused("it is not an ONNX file: a number of more than ten bytes")
+    raise ModelRefused("it is not a whole ONNX file: a number of more than ten bytes")

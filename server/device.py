@@ -53,8 +53,8 @@ def why_not_cuda() -> str:
     """The cause and the cure, in one sentence."""
     if CUDA not in ort.get_available_providers():
         return (
-            f"the installed onnxruntime {ort.__version__} is a CPU build; install server/requirements-gpu.txt "
-            "in an environment without the package onnxruntime"
+            f"the installed onnxruntime {ort.__version__} is a CPU build; install onnxruntime-gpu "
+            "(server/requirements-gpu.txt) in an environment that does not have the package onnxruntime"
         )
     return (
         f"onnxruntime-gpu {ort.__version__} could not use a GPU; check that nvidia-smi lists one, that its driver "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -27,18 +28,6 @@ class Call:
     rows: int = 0
 
 
-@dataclass
-class Gate:
-    """Whether new calls are let in. Closed while the server drains."""
-
-    open: bool = True
-
-    def check(self) -> None:
-        """Unavailable once closed."""
-        if not self.open:
-            raise Unavailable("the server is stopping; try again, there or elsewhere")
-
-
 def told(error: Exception, call: Call) -> ServingError:
     """The fault that the caller may see: ours in full; of any other only a request id, the trace goes to the log."""
     if isinstance(error, ServingError):
@@ -53,32 +42,27 @@ Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 class Interceptor:
-    """Wraps handlers of bytes for grpc.aio."""
+    """Wraps handlers of bytes for grpc.aio, and counts the calls in progress."""
 
-    def __init__(self, gate: Gate):
-        self._gate = gate
+    def __init__(self) -> None:
+        self.in_progress = 0
+        self.refusing = False
+        self._idle = asyncio.Event()
+
+    async def drain(self) -> None:
+        """Refuses every new call from now on; returns when those in progress are finished."""
+        self.refusing = True
+        while self.in_progress:
+            self._idle.clear()
+            await self._idle.wait()
 
     def unary(self, method: str, handler: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler of one message."""
 
         async def answer(message: bytes, context: Any) -> bytes:
-            call = _call(method, context)
-            started = time.perf_counter()
-            status = "CANCELLED"
-            try:
-                self._gate.check()
-                reply = await handler(message, call)
-                status = "OK"
-                return reply
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                fault = told(error, call)
-                status = fault.code.name
-                await _abort(context, fault)
-                raise AssertionError("abort raises") from error
-            finally:
-                _access(call, status, started)
+            async with self._watched(method, context) as call:
+                return await handler(message, call)
+            raise AssertionError("abort raises")
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -86,24 +70,34 @@ class Interceptor:
         """A handler of a stream of messages in both directions."""
 
         async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            call = _call(method, context)
-            started = time.perf_counter()
-            status = "CANCELLED"
-            try:
-                self._gate.check()
+            async with self._watched(method, context) as call:
                 async for reply in handler(messages, call):
                     yield reply
-                status = "OK"
-            except (asyncio.CancelledError, GeneratorExit):
-                raise
-            except Exception as error:
-                fault = told(error, call)
-                status = fault.code.name
-                await _abort(context, fault)
-            finally:
-                _access(call, status, started)
 
         return grpc.stream_stream_rpc_method_handler(answer)
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, method: str, context: Any) -> AsyncIterator[Call]:
+        """Around one call: refuses it, or counts it, gives a fault its status, and writes the log line."""
+        call = _call(method, context)
+        started = time.perf_counter()
+        status = "CANCELLED"
+        self.in_progress += 1
+        try:
+            if self.refusing:
+                raise Unavailable("the server is stopping; try again, there or elsewhere")
+            yield call
+            status = "OK"
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            fault = told(error, call)
+            status = fault.code.name
+            await _abort(context, fault)
+        finally:
+            self.in_progress -= 1
+            self._idle.set()
+            _access(call, status, started)
 
 
 def _call(method: str, context: Any) -> Call:

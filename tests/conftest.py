@@ -32,7 +32,7 @@ class LiveServer:
     @property
     def address(self) -> str:
         """Where it listens: host:port."""
-        return f"127.0.0.1:{self.app.port}"
+        return f"127.0.0.1:{self.app.transport.port}"
 
     @property
     def models(self) -> Path:
@@ -79,13 +79,19 @@ def start_server(config: Config) -> LiveServer:
         thread.join(10)
         raise
     limit = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    return LiveServer(app, loop, thread, grpc.insecure_channel(f"127.0.0.1:{app.port}", options=limit))
+    return LiveServer(app, loop, thread, grpc.insecure_channel(f"127.0.0.1:{app.transport.port}", options=limit))
 
 
 async def _start(config: Config) -> App:
     app = App(config)
     await app.start()
     return app
+
+
+@pytest.fixture(autouse=True)
+def quick_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers in this process wait less for connections to end; those in processes of their own do as users' do."""
+    monkeypatch.setattr("server.transport.GOODBYE_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -31,19 +31,20 @@ def expected(rows: np.ndarray, classes: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def classifier(
-    row: Sequence[int] = (SIDE, SIDE),
+    row: Sequence[Any] = (SIDE, SIDE),
     *,
     classes: int = 3,
     seed: int = 0,
     dtype: int = TensorProto.UINT8,
     rounds: int = 0,
     scale: float = 1,
+    features: int = 0,
 ) -> onnx.ModelProto:
     """softmax(flat(x) · W): uint8 or float32 [N, *row] → float32 [N, classes].
 
     rounds makes it slow: so many products with a 256 x 256 matrix. scale multiplies W.
     """
-    features = int(np.prod(row))
+    features = features or int(np.prod(row))
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["cast"], ["flat"]),

@@ -1,0 +1,110 @@
+"""The grpcio transport: handlers of bytes on a port. It knows HTTP/2's ways of stopping, and nothing of models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from server.config import Config
+from server.errors import StartError
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+Handlers = dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]
+_OPEN_FILES = Path("/proc/self/fd")
+GOODBYE_SECONDS = 0.2  # for answers on their way, and for clients to see that the connection ends
+
+
+class GrpcTransport:
+    """A grpc.aio server with health and reflection. `listen`, then `close`."""
+
+    def __init__(self, config: Config, services: Mapping[str, Handlers]):
+        """services: full service name → method name → handler."""
+        self.port = 0
+        self._config, self._services = config, services
+        self._health = health.aio.HealthServicer()
+
+    async def listen(self) -> None:
+        """Binds and serves; StartError where the address cannot be had."""
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", self._config.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", self._config.max_streams),
+                ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half the calls
+            ]
+        )
+        for name, handlers in self._services.items():
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._config.reflection:
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        address = self.address(self._config.grpc_port)
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(
+                f"cannot listen on {address}: is the port in use, or the address not this machine's?"
+            ) from error
+        await self._server.start()
+
+    def address(self, port: int | None = None) -> str:
+        """host:port, with brackets around an IPv6 address."""
+        host = self._config.host
+        return f"{f'[{host}]' if ':' in host else host}:{self.port if port is None else port}"
+
+    async def tell_health(self, ready: bool) -> None:
+        """Sets what grpc.health.v1 answers, for the server as a whole and for each service."""
+        for name in ("", *self._services):
+            await self._health.set(name, SERVING if ready else NOT_SERVING)
+
+    async def say_goodbye(self) -> None:
+        """NOT_SERVING from now on, whatever is told later."""
+        await self._health.enter_graceful_shutdown()
+
+    async def close(self) -> None:
+        """Ends all connections so that no caller sees anything but answers and UNAVAILABLE.
+
+        To be called when no call is in progress and new ones are refused. grpcio's own stop answers a call that
+        arrives in its first moment with CANCELLED, which no client retries. Half-closed sockets deliver what was
+        written, and a call that comes too late ends as UNAVAILABLE, on its client, by itself.
+        """
+        listeners, connections = _sockets(self.port)
+        _shut(listeners, socket.SHUT_RDWR)
+        await asyncio.sleep(GOODBYE_SECONDS / 2)
+        _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
+        await asyncio.sleep(GOODBYE_SECONDS / 2)
+        await self._server.stop(0)
+
+
+def _sockets(port: int) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Duplicates of this process's TCP sockets on a local port: those that listen, and those connected. Linux only."""
+    listeners, connections = list[socket.socket](), list[socket.socket]()
+    for entry in list(_OPEN_FILES.iterdir()) if _OPEN_FILES.is_dir() else ():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if stat.S_ISSOCK(entry.stat().st_mode):
+                found = socket.socket(fileno=os.dup(int(entry.name)))
+                internet = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
+                if internet and found.getsockname()[1] == port:
+                    listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    (listeners if listening else connections).append(found)
+                else:
+                    found.close()
+    return listeners, connections
+
+
+def _shut(sockets: Sequence[socket.socket], how: int) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):  # the peer was faster
+            each.shutdown(how)
+        each.close()
