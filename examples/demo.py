@@ -69,7 +69,7 @@ def _use(run: Path, address: str, times: dict[str, float]) -> None:
     _show(pictures, truth, result)
     right = int((result.top_class == truth).sum())
     print(
-        f"  {right} of {len(truth)} right: accuracy {right / len(truth):.1%}, answered by {result.model} v{result.version}"
+        f"  {right} of {len(truth)} right: accuracy {right / len(truth):.1%}, said by {result.model} v{result.version}"
     )
     print(f"  in {times['predict'] * 1e3:.0f} ms, of which the server computed {result.timing.compute_us / 1e3:.1f} ms")
 
