@@ -41,7 +41,10 @@ class App:
         workers = self.config.workers or cpus.granted()
         log.info("device %s, %d workers; %s", chosen, workers, self.config.describe())
         self._batcher = Batcher(
-            workers=workers, max_rows=self.config.max_queue_rows, max_bytes=self.config.max_queue_bytes
+            workers=workers,
+            max_rows=self.config.max_queue_rows,
+            max_bytes=self.config.max_queue_bytes,
+            window_seconds=self.config.batch_window_ms / 1e3,
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher)

@@ -19,7 +19,7 @@ import numpy as np
 
 from server.errors import DeadlinePassed, QueueFull
 
-SMALL_BEFORE_BIG = 4  # batches of small requests that may go before one piece of a large one
+TURNS = 4  # pieces of a queue before the next gets one: small before large, and one priority before the next
 Compute = Callable[[np.ndarray], np.ndarray]
 
 
@@ -60,12 +60,25 @@ class Ticket:
         return Answer(self.out, self.started - self.arrived, self.compute_seconds, self.batch_rows)
 
 
+Part = tuple[Ticket, int, int]  # rows start to stop of a ticket
+
+
 @dataclass(frozen=True)
 class Piece:
-    """Rows start to stop of each of some tickets: what a worker computes at once."""
+    """Parts of some tickets: what a worker computes at once."""
 
     lane: Lane
-    parts: list[tuple[Ticket, int, int]]
+    parts: list[Part]
+
+
+class Queue:
+    """The waiting requests of one priority and kind, small or large, and the turns it had before the next queue."""
+
+    __slots__ = ("tickets", "turns")
+
+    def __init__(self) -> None:
+        self.tickets: deque[Ticket] = deque()
+        self.turns = 0
 
 
 class Lane:
@@ -74,49 +87,71 @@ class Lane:
     def __init__(self, batcher: Batcher, compute: Compute, piece_rows: int, split_rows: int):
         self._batcher, self.compute = batcher, compute
         self.piece_rows, self.split_rows = piece_rows, min(split_rows, piece_rows)
-        self.small: deque[Ticket] = deque()
-        self.big: deque[Ticket] = deque()
-        self._small_in_a_row = 0
+        self._queues: dict[tuple[int, bool], Queue] = {}
 
-    def submit(self, rows: np.ndarray, deadline: float = math.inf) -> asyncio.Future[Answer]:
+    def submit(self, rows: np.ndarray, deadline: float = math.inf, priority: int = 0) -> asyncio.Future[Answer]:
         """Queues rows [n, …]; the future gives their Answer. Cancel it to drop what is not computed yet.
 
-        deadline: of time.monotonic(), in seconds. Raises QueueFull at once where the queue is full; the future
-        raises DeadlinePassed for rows that were not begun in time, or what `compute` raised.
+        deadline: of time.monotonic(), in seconds. priority: 0 goes first, then 1, and so on; whoever goes later
+        still gets a turn after every few of those before. Raises QueueFull at once where the queue is full; the
+        future raises DeadlinePassed for rows that were not computed in time, or what `compute` raised.
         """
-        return self._batcher.submit(self, rows, deadline)
+        return self._batcher.submit(self, rows, deadline, priority)
 
     def waits(self) -> bool:
         """True if there is something to take."""
-        return bool(self.small or self.big)
+        return bool(self._queues)
+
+    def has_large(self) -> bool:
+        """True if a request waits that several workers can share."""
+        return any(large for _, large in self._queues)
+
+    def put(self, ticket: Ticket, priority: int) -> None:
+        """Queues a ticket. Called under the batcher's lock, as `take` is."""
+        key = (priority, len(ticket.rows) > self.split_rows)
+        if key not in self._queues:
+            self._queues = dict(sorted((*self._queues.items(), (key, Queue()))))
+        self._queues[key].tickets.append(ticket)
 
     def take(self, now: float, drop: Callable[[Ticket, float], bool]) -> Piece | None:
-        """The next piece, or None. Called under the batcher's lock; `drop` says whether a ticket is gone or late."""
-        if self.small and not (self.big and self._small_in_a_row >= SMALL_BEFORE_BIG):
-            self._small_in_a_row += 1
-            return self._take_small(now, drop)
-        self._small_in_a_row = 0
-        return self._take_big(now, drop)
+        """The next piece, or None where all that waited is dropped; `drop` says whether a ticket is gone or late."""
+        key = self._whose_turn()
+        queue = self._queues[key]
+        parts = (self._take_large if key[1] else self._take_small)(queue.tickets, now, drop)
+        if not queue.tickets:
+            del self._queues[key]
+        return Piece(self, parts) if parts else None
 
-    def _take_small(self, now: float, drop: Callable[[Ticket, float], bool]) -> Piece | None:
+    def _whose_turn(self) -> tuple[int, bool]:
+        """The first queue, but the one after it after every TURNS, and so on down the line."""
+        *before, last = self._queues
+        for key in before:
+            queue = self._queues[key]
+            if queue.turns < TURNS:
+                queue.turns += 1
+                return key
+            queue.turns = 0
+        return last
+
+    def _take_small(self, tickets: deque[Ticket], now: float, drop: Callable[[Ticket, float], bool]) -> list[Part]:
         parts, room = [], self.piece_rows
-        while self.small and len(self.small[0].rows) <= room:
-            ticket = self.small.popleft()
+        while tickets and len(tickets[0].rows) <= room:
+            ticket = tickets.popleft()
             if not drop(ticket, now):
                 room -= len(ticket.rows)
                 parts.append((ticket, 0, len(ticket.rows)))
-        return Piece(self, parts) if parts else None
+        return parts
 
-    def _take_big(self, now: float, drop: Callable[[Ticket, float], bool]) -> Piece | None:
-        while self.big:
-            ticket = self.big.popleft()
+    def _take_large(self, tickets: deque[Ticket], now: float, drop: Callable[[Ticket, float], bool]) -> list[Part]:
+        while tickets:
+            ticket = tickets.popleft()
             if drop(ticket, now):
                 continue
             stop = min(ticket.taken + self._share(len(ticket.rows)), len(ticket.rows))
             if stop < len(ticket.rows):
-                self.big.append(ticket)  # behind the others: large requests take turns
-            return Piece(self, [(ticket, ticket.taken, stop)])
-        return None
+                tickets.append(ticket)  # behind the others: large requests take turns
+            return [(ticket, ticket.taken, stop)]
+        return []
 
     def _share(self, rows: int) -> int:
         """Rows of one piece of a large request: a worker's fair share, but neither too small to pay nor too long."""
@@ -126,9 +161,13 @@ class Lane:
 class Batcher:
     """The workers, and what waits for them over all lanes. Made and used on one event loop."""
 
-    def __init__(self, *, workers: int, max_rows: int, max_bytes: int):
-        """workers: threads. max_rows, max_bytes: the most that may wait; more is refused with QueueFull."""
+    def __init__(self, *, workers: int, max_rows: int, max_bytes: int, window_seconds: float = 0):
+        """workers: threads. max_rows, max_bytes: the most that may wait; more is refused with QueueFull.
+
+        window_seconds: how long an idle worker lets the first arrival wait for others.
+        """
         self.workers = workers
+        self._window = window_seconds
         self._max_rows, self._max_bytes = max_rows, max_bytes
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -156,7 +195,7 @@ class Batcher:
         """Rows submitted and not yet taken by a worker."""
         return self._rows
 
-    def submit(self, lane: Lane, rows: np.ndarray, deadline: float) -> asyncio.Future[Answer]:
+    def submit(self, lane: Lane, rows: np.ndarray, deadline: float, priority: int) -> asyncio.Future[Answer]:
         """See Lane.submit."""
         if self._rows + len(rows) > self._max_rows or self._bytes + rows.nbytes > self._max_bytes:
             raise QueueFull(
@@ -174,10 +213,13 @@ class Batcher:
             self._bytes += rows.nbytes
             if not lane.waits():
                 self._lanes.append(lane)
-            (lane.small if len(rows) <= lane.split_rows else lane.big).append(ticket)
-        if not self._kicked:  # one wake-up for all that this tick of the loop reads
+            lane.put(ticket, priority)
+        if not self._kicked:  # one wake-up for all that this tick of the loop reads, or that the window brings
             self._kicked = True
-            self._loop.call_soon(self._kick)
+            if self._window:
+                self._loop.call_later(self._window, self._kick)
+            else:
+                self._loop.call_soon(self._kick)
         return future
 
     async def drain(self) -> None:
@@ -196,7 +238,7 @@ class Batcher:
         self._kicked = False
         with self._lock:
             if self._idle:
-                self._work.notify(self._idle if any(lane.big for lane in self._lanes) else 1)
+                self._work.notify(self._idle if any(lane.has_large() for lane in self._lanes) else 1)
 
     def _resolved(self, ticket: Ticket) -> None:
         if ticket.waiting:
@@ -288,7 +330,7 @@ class Batcher:
             self._row_seconds = 0.9 * self._row_seconds + 0.1 * seconds / len(out)
             return list(self._hand_back(parts, out, seconds))
 
-    def _hand_back(self, parts: list[tuple[Ticket, int, int]], out: np.ndarray, seconds: float) -> Iterable[Ticket]:
+    def _hand_back(self, parts: list[Part], out: np.ndarray, seconds: float) -> Iterable[Ticket]:
         """Gives each row to its owner. Under the lock, since other workers may hold pieces of the same ticket."""
         at = 0
         for ticket, first, last in parts:

@@ -43,6 +43,8 @@ class Config:
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
     # Eight times the largest call that warm-up tries: batching gains what it can before that (docs/decisions/0003).
     max_batch_rows: int = _setting(1024, "most rows computed together", low=1)
+    # None: it makes a lone caller wait for nobody, and under load there is always something waiting.
+    batch_window_ms: float = _setting(0.0, "let the first of a batch wait so long for others", low=0, high=1000)
     # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
     max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
     max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)

@@ -21,6 +21,7 @@ DTYPES: dict[pb.DataType.ValueType, np.dtype] = {
     pb.DATA_TYPE_UINT8: np.dtype(np.uint8),
     pb.DATA_TYPE_FLOAT32: np.dtype(np.float32).newbyteorder("<"),
 }
+LOWEST_PRIORITY = 9
 STREAM_WINDOW = 256  # requests of one stream in progress; the transport holds back the rest
 
 M = TypeVar("M", bound=Message)
@@ -111,8 +112,10 @@ class InferenceService:
                 f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
                 f"has {served.model.sha256}"
             )
+        if request.priority > LOWEST_PRIORITY:
+            raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
         rows = await self._rows(request, served)
-        answer = await served.lane.submit(rows, call.deadline)
+        answer = await served.lane.submit(rows, call.deadline, request.priority)
         shape = wire.Shape(request.top_k, request.omit_probabilities)
         response = wire.predictions(answer.rows, served.model.labels, shape)
         response.model, response.version = served.name, served.version

@@ -45,6 +45,10 @@ CASES = {
     "empty, but enormous rows": (raw(shape=(0, *(4294967295,) * 4), data=b""), "no array has shape [0, 4294967295"),
     "a hundred dimensions": (raw(shape=(1,) * 100, data=b"1"), "no array has shape [1, 1"),
     "no input": (pb.PredictRequest(), "neither a tensor nor images"),
+    "a priority that is none": (
+        pb.PredictRequest(tensor=tensor(GOOD), priority=10),
+        "the priority is 10; it must be from 0, which goes first, to 9",
+    ),
     "no pictures": (pb.PredictRequest(images=pb.EncodedImages()), "the batch is empty"),
 }
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ def column(values: list[float] | range | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float32).reshape(-1, 1)
 
 
-def run(scenario: Callable[[Batcher], Awaitable[None]], workers: int = 2, **limits: int) -> None:
+def run(scenario: Callable[[Batcher], Awaitable[None]], workers: int = 2, **limits: Any) -> None:
     """Runs a scenario on a batcher, which must be drained and empty after it."""
 
     async def main() -> None:
-        batcher = Batcher(workers=workers, **({"max_rows": 10**6, "max_bytes": 10**9} | limits))
+        batcher = Batcher(**({"workers": workers, "max_rows": 10**6, "max_bytes": 10**9} | limits))
         try:
             await scenario(batcher)
             await asyncio.wait_for(batcher.drain(), 10)
@@ -271,12 +272,50 @@ def test_models_take_turns() -> None:
     run(scenario, workers=1)
 
 
+def test_a_lower_priority_goes_after_but_still_goes() -> None:
+    """Of what waits, priority 0 goes first; priority 1 gets a turn after every four pieces of it."""
+    gate = Gate()
+
+    async def scenario(batcher: Batcher) -> None:
+        lane = batcher.lane(gate, 1, 1)
+        first = lane.submit(column([0]))
+        await entered(gate)
+        later = [lane.submit(column([100 + n]), priority=1) for n in range(3)]
+        sooner = [lane.submit(column([n])) for n in range(1, 10)]
+        gate.opened.set()
+        await asyncio.gather(first, *later, *sooner)
+        assert [int(batch[0, 0]) for batch in gate.batches] == [0, 1, 2, 3, 4, 100, 5, 6, 7, 8, 101, 9, 102]
+
+    run(scenario, workers=1)
+
+
+def test_a_window_lets_the_first_arrival_wait_for_others() -> None:
+    """With a window, what arrives within it becomes one batch, although the workers are idle."""
+    sizes = []
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        sizes.append(len(rows))
+        return rows * 2
+
+    async def scenario(batcher: Batcher) -> None:
+        lane = batcher.lane(compute, 100, 100)
+        futures = []
+        for number in range(10):
+            futures.append(lane.submit(column([number])))
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*futures)
+        assert sizes == [10]
+
+    run(scenario, window_seconds=0.5)
+
+
 REQUESTS = st.lists(
     st.tuples(
         st.integers(1, 60),  # rows
         st.sampled_from(["fine", "fine", "fine", "cancel at once", "cancel later", "poison", "late"]),
         st.integers(0, 1),  # lane
         st.booleans(),  # whether to let the loop turn first
+        st.integers(0, 2),  # priority
     ),
     min_size=1,
     max_size=40,
@@ -286,7 +325,7 @@ REQUESTS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(REQUESTS, st.integers(1, 4), st.integers(1, 30), st.integers(1, 30))
 def test_every_row_goes_to_its_owner_or_gets_its_error_exactly_once(
-    requests: list[tuple[int, str, int, bool]], workers: int, piece: int, split: int
+    requests: list[tuple[int, str, int, bool, int]], workers: int, piece: int, split: int
 ) -> None:
     """Whatever arrives, of whatever size, whoever leaves or fails: each request gets its own rows or its own error."""
 
@@ -298,10 +337,10 @@ def test_every_row_goes_to_its_owner_or_gets_its_error_exactly_once(
     async def scenario(batcher: Batcher) -> None:
         lanes = [batcher.lane(compute, piece, split) for _ in range(2)]
         submitted = []
-        for number, (size, fate, lane, turn) in enumerate(requests):
+        for number, (size, fate, lane, turn, priority) in enumerate(requests):
             rows = column(np.arange(size) + 1000 * (number + 1)) * (-1 if fate == "poison" else 1)
             deadline = time.monotonic() - 1 if fate == "late" else time.monotonic() + 60
-            future = lanes[lane].submit(rows, deadline)
+            future = lanes[lane].submit(rows, deadline, priority)
             submitted.append((fate, rows, future))
             if fate == "cancel at once":
                 future.cancel()

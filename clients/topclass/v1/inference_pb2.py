@@ -24,49 +24,49 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btopclass/v1/inference.proto\x12\x0btopclass.v1\"K\n\x06Tensor\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.topclass.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1f\n\rEncodedImages\x12\x0e\n\x06images\x18\x01 \x03(\x0c\"\xe7\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12%\n\x06tensor\x18\x04 \x01(\x0b\x32\x13.topclass.v1.TensorH\x00\x12,\n\x06images\x18\x05 \x01(\x0b\x32\x1a.topclass.v1.EncodedImagesH\x00\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x1a\n\x12omit_probabilities\x18\x07 \x01(\x08\x12\x16\n\x0einclude_labels\x18\x08 \x01(\x08\x42\x07\n\x05input\"K\n\x10\x43lassProbability\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\xcb\x01\n\nPrediction\x12\x11\n\ttop_class\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12,\n\x05top_k\x18\x05 \x03(\x0b\x32\x1d.topclass.v1.ClassProbability\x12\x16\n\tood_score\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x13out_of_distribution\x18\x07 \x01(\x08\x42\x0c\n\n_ood_score\"B\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\ncompute_us\x18\x02 \x01(\x04\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"\xbc\x01\n\x0fPredictResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.topclass.v1.Prediction\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.topclass.v1.Timing\x12\x0e\n\x06labels\x18\x07 \x03(\t\"P\n\x14PredictStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.topclass.v1.PredictRequest\"D\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"\x8a\x01\n\x15PredictStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.topclass.v1.PredictResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.topclass.v1.StreamErrorH\x00\x42\x08\n\x06result\"\x90\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.topclass.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0e\n\x06newest\x18\x07 \x01(\x08\"O\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.topclass.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x92\x01\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.topclass.v1.Model\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.topclass.v1.TensorSpec\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tcard_json\x18\x04 \x01(\t\x12\x10\n\x08max_rows\x18\x05 \x01(\r\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.topclass.v1.Model*Q\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02*v\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x03\x32\xcc\x02\n\x10InferenceService\x12\x44\n\x07Predict\x12\x1b.topclass.v1.PredictRequest\x1a\x1c.topclass.v1.PredictResponse\x12Z\n\rPredictStream\x12!.topclass.v1.PredictStreamRequest\x1a\".topclass.v1.PredictStreamResponse(\x01\x30\x01\x12G\n\x08GetModel\x12\x1c.topclass.v1.GetModelRequest\x1a\x1d.topclass.v1.GetModelResponse\x12M\n\nListModels\x12\x1e.topclass.v1.ListModelsRequest\x1a\x1f.topclass.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btopclass/v1/inference.proto\x12\x0btopclass.v1\"K\n\x06Tensor\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.topclass.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1f\n\rEncodedImages\x12\x0e\n\x06images\x18\x01 \x03(\x0c\"\xf9\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12%\n\x06tensor\x18\x04 \x01(\x0b\x32\x13.topclass.v1.TensorH\x00\x12,\n\x06images\x18\x05 \x01(\x0b\x32\x1a.topclass.v1.EncodedImagesH\x00\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x1a\n\x12omit_probabilities\x18\x07 \x01(\x08\x12\x16\n\x0einclude_labels\x18\x08 \x01(\x08\x12\x10\n\x08priority\x18\t \x01(\rB\x07\n\x05input\"K\n\x10\x43lassProbability\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\xcb\x01\n\nPrediction\x12\x11\n\ttop_class\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12,\n\x05top_k\x18\x05 \x03(\x0b\x32\x1d.topclass.v1.ClassProbability\x12\x16\n\tood_score\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x13out_of_distribution\x18\x07 \x01(\x08\x42\x0c\n\n_ood_score\"B\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\ncompute_us\x18\x02 \x01(\x04\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"\xbc\x01\n\x0fPredictResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.topclass.v1.Prediction\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.topclass.v1.Timing\x12\x0e\n\x06labels\x18\x07 \x03(\t\"P\n\x14PredictStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.topclass.v1.PredictRequest\"D\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"\x8a\x01\n\x15PredictStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.topclass.v1.PredictResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.topclass.v1.StreamErrorH\x00\x42\x08\n\x06result\"\x90\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.topclass.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0e\n\x06newest\x18\x07 \x01(\x08\"O\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.topclass.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x92\x01\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.topclass.v1.Model\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.topclass.v1.TensorSpec\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tcard_json\x18\x04 \x01(\t\x12\x10\n\x08max_rows\x18\x05 \x01(\r\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.topclass.v1.Model*Q\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02*v\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x03\x32\xcc\x02\n\x10InferenceService\x12\x44\n\x07Predict\x12\x1b.topclass.v1.PredictRequest\x1a\x1c.topclass.v1.PredictResponse\x12Z\n\rPredictStream\x12!.topclass.v1.PredictStreamRequest\x1a\".topclass.v1.PredictStreamResponse(\x01\x30\x01\x12G\n\x08GetModel\x12\x1c.topclass.v1.GetModelRequest\x1a\x1d.topclass.v1.GetModelResponse\x12M\n\nListModels\x12\x1e.topclass.v1.ListModelsRequest\x1a\x1f.topclass.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'topclass.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1730
-  _globals['_DATATYPE']._serialized_end=1811
-  _globals['_MODELSTATE']._serialized_start=1813
-  _globals['_MODELSTATE']._serialized_end=1931
+  _globals['_DATATYPE']._serialized_start=1748
+  _globals['_DATATYPE']._serialized_end=1829
+  _globals['_MODELSTATE']._serialized_start=1831
+  _globals['_MODELSTATE']._serialized_end=1949
   _globals['_TENSOR']._serialized_start=44
   _globals['_TENSOR']._serialized_end=119
   _globals['_ENCODEDIMAGES']._serialized_start=121
   _globals['_ENCODEDIMAGES']._serialized_end=152
   _globals['_PREDICTREQUEST']._serialized_start=155
-  _globals['_PREDICTREQUEST']._serialized_end=386
-  _globals['_CLASSPROBABILITY']._serialized_start=388
-  _globals['_CLASSPROBABILITY']._serialized_end=463
-  _globals['_PREDICTION']._serialized_start=466
-  _globals['_PREDICTION']._serialized_end=669
-  _globals['_TIMING']._serialized_start=671
-  _globals['_TIMING']._serialized_end=737
-  _globals['_PREDICTRESPONSE']._serialized_start=740
-  _globals['_PREDICTRESPONSE']._serialized_end=928
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=930
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1010
-  _globals['_STREAMERROR']._serialized_start=1012
-  _globals['_STREAMERROR']._serialized_end=1080
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1083
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1221
-  _globals['_MODEL']._serialized_start=1224
-  _globals['_MODEL']._serialized_end=1368
-  _globals['_TENSORSPEC']._serialized_start=1370
-  _globals['_TENSORSPEC']._serialized_end=1449
-  _globals['_GETMODELREQUEST']._serialized_start=1451
-  _globals['_GETMODELREQUEST']._serialized_end=1500
-  _globals['_GETMODELRESPONSE']._serialized_start=1503
-  _globals['_GETMODELRESPONSE']._serialized_end=1649
-  _globals['_LISTMODELSREQUEST']._serialized_start=1651
-  _globals['_LISTMODELSREQUEST']._serialized_end=1670
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1672
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1728
-  _globals['_INFERENCESERVICE']._serialized_start=1934
-  _globals['_INFERENCESERVICE']._serialized_end=2266
+  _globals['_PREDICTREQUEST']._serialized_end=404
+  _globals['_CLASSPROBABILITY']._serialized_start=406
+  _globals['_CLASSPROBABILITY']._serialized_end=481
+  _globals['_PREDICTION']._serialized_start=484
+  _globals['_PREDICTION']._serialized_end=687
+  _globals['_TIMING']._serialized_start=689
+  _globals['_TIMING']._serialized_end=755
+  _globals['_PREDICTRESPONSE']._serialized_start=758
+  _globals['_PREDICTRESPONSE']._serialized_end=946
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=948
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1028
+  _globals['_STREAMERROR']._serialized_start=1030
+  _globals['_STREAMERROR']._serialized_end=1098
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1101
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1239
+  _globals['_MODEL']._serialized_start=1242
+  _globals['_MODEL']._serialized_end=1386
+  _globals['_TENSORSPEC']._serialized_start=1388
+  _globals['_TENSORSPEC']._serialized_end=1467
+  _globals['_GETMODELREQUEST']._serialized_start=1469
+  _globals['_GETMODELREQUEST']._serialized_end=1518
+  _globals['_GETMODELRESPONSE']._serialized_start=1521
+  _globals['_GETMODELRESPONSE']._serialized_end=1667
+  _globals['_LISTMODELSREQUEST']._serialized_start=1669
+  _globals['_LISTMODELSREQUEST']._serialized_end=1688
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1690
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1746
+  _globals['_INFERENCESERVICE']._serialized_start=1952
+  _globals['_INFERENCESERVICE']._serialized_end=2284
 # @@protoc_insertion_point(module_scope)

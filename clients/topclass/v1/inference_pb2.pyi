@@ -147,6 +147,7 @@ class PredictRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     OMIT_PROBABILITIES_FIELD_NUMBER: _builtins.int
     INCLUDE_LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Empty: the only model served; INVALID_ARGUMENT where there are several."""
     version: _builtins.int
@@ -161,6 +162,10 @@ class PredictRequest(_message.Message):
     """Leave `Prediction.probabilities` out, for models of many classes."""
     include_labels: _builtins.bool
     """Put the labels of all classes into `PredictResponse.labels`, once. Clients ask for it once per model file."""
+    priority: _builtins.int
+    """Who waits behind whom: 0 (default) goes first, then 1, up to 9. Bulk work with a higher number leaves the fast
+    lane to others, and still gets a turn after every few of theirs.
+    """
     @_builtins.property
     def tensor(self) -> Global___Tensor:
         """An array."""
@@ -180,10 +185,11 @@ class PredictRequest(_message.Message):
         top_k: _builtins.int = ...,
         omit_probabilities: _builtins.bool = ...,
         include_labels: _builtins.bool = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "input", b"input", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_labels", b"include_labels", "input", b"input", "model", b"model", "model_sha256", b"model_sha256", "omit_probabilities", b"omit_probabilities", "tensor", b"tensor", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_labels", b"include_labels", "input", b"input", "model", b"model", "model_sha256", b"model_sha256", "omit_probabilities", b"omit_probabilities", "priority", b"priority", "tensor", b"tensor", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["tensor", "images"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
