@@ -48,8 +48,8 @@ class App:
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher)
-        self.transport = GrpcTransport(self.config, self._services())
         try:
+            self.transport = GrpcTransport(self.config, self._services())
             await self.repository.refresh()
             await self._tell_health()
             await self.transport.listen()
