@@ -36,12 +36,13 @@ class GrpcTransport:
     async def listen(self) -> None:
         """Binds and serves; StartError where the address cannot be had."""
         self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=self._config.max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", self._config.max_streams),
                 ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half the calls
-            ]
+            ],
         )
         for name, handlers in self._services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
