@@ -41,6 +41,7 @@ class GrpcTransport:
                 ("grpc.max_receive_message_length", self._config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", self._config.max_streams),
+                ("grpc.http.overload_protection", 0),  # it refuses calls at random before the limit
                 ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half the calls
             ],
         )
