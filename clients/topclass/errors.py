@@ -109,7 +109,7 @@ def _trailers(error: grpc.RpcError) -> dict[str, str]:
 def _sentence(code: grpc.StatusCode, message: str, address: str, timeout: float) -> str:
     if code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(message):
         return (
-            f"no answer from a topclass server at {address}: {_last(message.split('; last error: '))}. "
+            f"no answer from a topclass server at {address}: {_cause(message)}. "
             "Is it running, and is this its gRPC address?"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -121,9 +121,12 @@ def _sentence(code: grpc.StatusCode, message: str, address: str, timeout: float)
     return message
 
 
-def _last(parts: Iterable[str]) -> str:
-    *_, last = parts
-    return last.removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ").rstrip(".")
+def _cause(message: str) -> str:
+    """The end of grpc's chain of explanations: "Connection refused"."""
+    last = message.rsplit("; last error: ", 1)[-1]
+    return re.sub(
+        r"^((UNKNOWN|UNAVAILABLE): |ipv[46]:\S+: |unix:\S+: |Failed to connect to remote host: )+", "", last
+    ).rstrip(".")
 
 
 def _whole_number(text: str | None) -> int | None:
