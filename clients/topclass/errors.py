@@ -1,7 +1,5 @@
 """What can go wrong with a call, each a class of its own; `str()` of each is a sentence for people."""
 
-# ruff: noqa: N818  # what went wrong is the name, as grpc and the field say it: `except Overloaded`
-
 from __future__ import annotations
 
 import re
@@ -16,6 +14,7 @@ _NO_CONNECTION = re.compile(
     r"|handshake|GOAWAY|transport|no route to host|recvmsg|broken pipe",
     re.IGNORECASE,
 )
+_PREFIXES = re.compile(r"((UNKNOWN|UNAVAILABLE): |ipv[46]:\S+: |unix:\S+: |Failed to connect to remote host: )+")
 
 
 class TopclassError(Exception):
@@ -124,9 +123,7 @@ def _sentence(code: grpc.StatusCode, message: str, address: str, timeout: float)
 def _cause(message: str) -> str:
     """The end of grpc's chain of explanations: "Connection refused"."""
     last = message.rsplit("; last error: ", 1)[-1]
-    return re.sub(
-        r"^((UNKNOWN|UNAVAILABLE): |ipv[46]:\S+: |unix:\S+: |Failed to connect to remote host: )+", "", last
-    ).rstrip(".")
+    return _PREFIXES.sub("", last, count=1).rstrip(".")
 
 
 def _whole_number(text: str | None) -> int | None:

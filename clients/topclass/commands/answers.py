@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ import numpy as np
 
 from topclass.commands.failures import Failed
 from topclass.commands.sources import Chunk
-from topclass.errors import InvalidInput
+from topclass.errors import InvalidInput, Overloaded
 from topclass.results import Prediction, Result
 from topclass.wire import Inputs
+
+# The server counts within one request, which the reader of the table never sees.
+_NUMBER = re.compile(r"(picture|row) \d+ ")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Answers:
 def answer(ask: Callable[[Inputs], Result], chunk: Chunk) -> Answers:
     """Ask for the chunk. Each row that the server refuses by its number is set aside, and the rest asked again.
 
-    What no row can be blamed for is raised as it came.
+    What no row can be blamed for ends the command: Failed, or the error as it came.
     """
     inputs, kept, errors = _load(chunk)
     while kept:
@@ -39,14 +43,23 @@ def answer(ask: Callable[[Inputs], Result], chunk: Chunk) -> Answers:
             result = ask(inputs)
         except InvalidInput as error:
             if error.row is None or error.row >= len(kept):
-                raise
-            errors[kept.pop(error.row)] = error.message
+                raise Failed(f"{_origin(chunk)}{error}") from None
+            errors[kept.pop(error.row)] = _NUMBER.sub("", error.message)
             inputs = _without(inputs, error.row)
         except TypeError as error:
-            raise Failed(f"{chunk.names[0].partition('[')[0]}: {error}") from None
+            raise Failed(f"{_origin(chunk)}{error}") from None
+        except Overloaded as error:
+            if error.retry_after is not None:
+                raise
+            raise Failed(f"{error}. Try a smaller --batch-size") from None
         else:
             return _merged(chunk, dict(zip(kept, result, strict=True)), errors)
     return _merged(chunk, {}, errors)
+
+
+def _origin(chunk: Chunk) -> str:
+    """The file of an array, as the beginning of a sentence; pictures have too many."""
+    return f"{chunk.names[0].rpartition('[')[0]}: " if isinstance(chunk.inputs, np.ndarray) else ""
 
 
 def _load(chunk: Chunk) -> tuple[Inputs, list[int], dict[int, str]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 
-class Failed(Exception):  # noqa: N818
+class Failed(Exception):
     """The command cannot go on; the words say why, and what to do."""
 
 
-class ReaderGone(Exception):  # noqa: N818
+class ReaderGone(Exception):
     """Whoever read standard output has closed it."""

@@ -18,7 +18,7 @@ from topclass.commands.connection import Connection, connection_options
 from topclass.commands.failures import Failed
 from topclass.commands.progress import progress, summary
 from topclass.commands.sources import Source, find_sources
-from topclass.commands.table import Columns, Table, check_writable, partial_path, table
+from topclass.commands.table import Columns, Table, check_writable, table
 from topclass.errors import ModelChanged, NotFound
 from topclass.results import ModelDetails, Result
 from topclass.windows import in_order
@@ -115,8 +115,8 @@ def _run(job: Job, client: Client, details: ModelDetails) -> int:
             for rows in _write(job, client, details, written):
                 advance(rows)
     except BaseException:
-        if written and written.rows and job.output and job.output.is_file() | (not job.output.exists()):
-            click.echo(f"{written.rows:,} of {job.rows:,} rows are in {partial_path(job.output)}", err=True)
+        if written and written.partial:
+            click.echo(f"{written.rows:,} of {job.rows:,} rows are in {written.partial}", err=True)
         raise
     target = str(job.output) if job.output else ""
     click.echo(summary(written.rows, written.failed, time.monotonic() - start, target, name), err=True)

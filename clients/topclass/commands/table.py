@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from topclass.commands.answers import Answers
 from topclass.commands.failures import Failed, ReaderGone
 from topclass.results import Prediction
@@ -46,8 +48,13 @@ class Columns:
         """One line of cells. Probabilities have the fewest digits that give back the same float32."""
         if isinstance(found, str):
             return [name, *[""] * (len(self.header) - 2), found]
-        ranked = [cell for entry in found.top_k[1:] for cell in (entry.label, f"{entry.probability:.9g}")]
-        return [name, found.top_class, found.label, str(found.probability), *ranked, *map(str, found.probabilities), ""]
+        ranked = [cell for entry in found.top_k[1:] for cell in (entry.label, _shortest(entry.probability))]
+        top: list[str | int] = [found.top_class, found.label, _shortest(found.probability)]
+        return [name, *top, *ranked, *map(str, found.probabilities), ""]
+
+
+def _shortest(probability: float) -> str:
+    return str(np.float32(probability))
 
 
 class Table:
@@ -55,6 +62,7 @@ class Table:
 
     def __init__(self, stream: TextIO, columns: Columns):
         self.rows = self.failed = 0
+        self.partial: Path | None = None  # where the rows are kept, once the run has failed
         self._stream, self._columns = stream, columns
         self._writer = csv.writer(stream, lineterminator="\n")
         self._writer.writerow(columns.header)
@@ -84,11 +92,6 @@ def table(path: Path | None, columns: Columns) -> Iterator[Table]:
         yield from _whole_or_partial(Path(os.path.realpath(path)), columns)
 
 
-def partial_path(path: Path) -> Path:
-    """Where the rows of an unfinished run are kept."""
-    return Path(os.path.realpath(path) + ".partial")
-
-
 def _whole_or_partial(path: Path, columns: Columns) -> Iterator[Table]:
     # A name of its own, so that two runs with the same output do not write into each other's file.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -102,7 +105,8 @@ def _whole_or_partial(path: Path, columns: Columns) -> Iterator[Table]:
         unfinished.replace(path)
     except BaseException:
         if written and written.rows:
-            unfinished.replace(partial_path(path))
+            written.partial = path.with_name(path.name + ".partial")
+            unfinished.replace(written.partial)
         raise
     finally:
         unfinished.unlink(missing_ok=True)
