@@ -148,8 +148,6 @@ class AsyncClient:
 
     async def _run(self, steps: Call[T]) -> T:
         """Carry out the steps of a call, one after the other, and return what it returns."""
-        if self._closed:
-            raise ValueError("this client is closed")
         try:
             step = next(steps)
             while True:
@@ -167,6 +165,8 @@ class AsyncClient:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return b""
+        if self._closed:
+            raise ValueError("this client is closed")
         method = self._methods[step.method]
         return await method(step.request, timeout=step.timeout, metadata=self._target.metadata)
 

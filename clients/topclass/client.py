@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +43,7 @@ class Client:
         self._metadata = target.metadata
         self._caller = Caller(address, retries)
         self._store = LabelStore()
-        self._closed = False
+        self._closed = threading.Event()
         self._channel = (
             grpc.secure_channel(address, target.credentials, options=OPTIONS)
             if target.credentials
@@ -121,7 +121,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls in progress, in other threads, are cancelled."""
-        self._closed = True
+        self._closed.set()
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -137,8 +137,6 @@ class Client:
 
     def _run(self, steps: Call[T], live: LiveCalls | None = None) -> T:
         """Carry out the steps of a call, one after the other, and return what it returns."""
-        if self._closed:
-            raise ValueError("this client is closed")
         try:
             step = next(steps)
             while True:
@@ -154,8 +152,10 @@ class Client:
 
     def _do(self, step: Send | Pause, live: LiveCalls | None) -> bytes:
         if isinstance(step, Pause):
-            (live.pause if live else time.sleep)(step.seconds)
+            (live.pause if live else self._closed.wait)(step.seconds)
             return b""
+        if self._closed.is_set():
+            raise ValueError("this client is closed")
         method = self._methods[step.method]
         if live is None:
             answer: bytes = method(step.request, timeout=step.timeout, metadata=self._metadata)

@@ -58,6 +58,7 @@ class Fake(rpc.InferenceServiceServicer):
     behave: Callable[[pb.PredictRequest, grpc.ServicerContext], pb.PredictResponse] = lambda request, _: answer(request)
     requests: list[pb.PredictRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
+    arrived: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     busy: int = 0
     busiest: int = 0
@@ -76,6 +77,7 @@ class Fake(rpc.InferenceServiceServicer):
             self.metadata.append(dict(context.invocation_metadata()))
             self.busy += 1
             self.busiest = max(self.busy, self.busiest)
+            self.arrived.set()
             failure = self.failures.pop(0) if self.failures else None
         try:
             if failure:
