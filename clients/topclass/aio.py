@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +73,7 @@ class AsyncClient:
         probabilities: bool = True,
         timeout: float | None = None,
         window: int = 8,
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Classify many batches, at most `window` at once; see Client.predict_many. `batches` may be async."""
         check_window(window)
         query = Query(model, version, sha256, top_k, probabilities)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -85,7 +85,7 @@ class Client:
         probabilities: bool = True,
         timeout: float | None = None,
         window: int = 8,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Classify many batches, at most `window` at once; the results come in the order of the batches.
 
         A batch is taken from `batches` only when there is room for it. `timeout` is that of each batch. The first

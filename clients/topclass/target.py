@@ -38,6 +38,8 @@ class Target:
         """The target; ValueError for an address that is none, OSError where the certificates cannot be read."""
         if not _ADDRESS.fullmatch(address):
             raise ValueError(f"the address is {address!r}; expected HOST:PORT, such as 127.0.0.1:8001")
+        if token and not (token.isascii() and token.isprintable()):  # a line break at the end of a file, mostly
+            raise ValueError("the token holds a character that cannot be sent; expected printable ASCII, in one line")
         if isinstance(root_certificates, (str, Path)):
             root_certificates = Path(root_certificates).read_bytes()
         return cls(

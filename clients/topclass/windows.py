@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ Done = TypeVar("Done")
 
 def in_order(
     work: Callable[[Item], Done], items: Iterable[Item], window: int, cancel: Callable[[], None]
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     """`work(item)` of each item, in the order of the items, at most `window` at once, in threads.
 
     An item is taken only when there is room for it, so memory holds `window` of them. What `work` raises is raised

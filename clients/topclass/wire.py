@@ -53,6 +53,8 @@ def predict_request(inputs: Inputs, query: Query) -> bytes:
 
 
 def _fill_tensor(tensor: pb.Tensor, array: NDArray[Any]) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("the inputs are a masked array, and a mask cannot be sent: fill it first (x.filled(…))")
     if array.dtype == np.uint8:
         tensor.dtype = pb.DATA_TYPE_UINT8
     elif array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):

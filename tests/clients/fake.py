@@ -96,6 +96,10 @@ class Fake(rpc.InferenceServiceServicer):
             self.cancelled.set()
         return answer(request)
 
+    def hang_unless_single(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
+        """As `behave`: answers batches of one row only."""
+        return answer(request) if request.tensor.shape[0] == 1 else self.hang(request, context)
+
 
 @contextlib.contextmanager
 def serving(fake: Fake, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> Iterator[Fake]:

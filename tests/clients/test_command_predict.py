@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -221,6 +223,7 @@ def test_bad_rows(serve: Callable[..., Any], tmp_path: Path, folder: Path) -> No
         (["all.npy", "--model", "cars"], 1, "cars"),
         (["all.npy", "--version", "7"], 1, "7"),
         (["all.npy", "--server", "nonsense"], 2, "expected HOST:PORT, such as 127.0.0.1:8001"),
+        (["all.npy", "--token", "a\n"], 2, "the token holds a character that cannot be sent"),
         (["all.npy", "--server", "127.0.0.1:1"], 1, "no answer from a topclass server at 127.0.0.1:1"),
         (["all.npy", "--batch-size", "0"], 2, "0 is not in the range"),
         (["all.npy", "--timeout", "0"], 2, "0"),
@@ -297,6 +300,26 @@ def test_closed_pipe(server: Any, folder: Path) -> None:
         ["bash", "-c", shell], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (141, HEADER + "\n", "")
+
+
+def test_progress_on_a_terminal(server: Any, folder: Path) -> None:
+    """On a terminal a bar shows how far it is and how fast, and only the last line stays."""
+    np.save(folder / "big.npy", np.tile(PICTURES, (300, 1, 1)))
+    terminal, inner = pty.openpty()
+    arguments = ["big.npy", "-o", "out.csv", "--batch-size", "4", "--server", server.address]
+    command = [sys.executable, "-m", "topclass", "predict", *arguments]
+    with subprocess.Popen(command, cwd=folder, env=environment(TERM="xterm"), stderr=inner) as process:
+        os.close(inner)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while data := os.read(terminal, 4096):
+                shown += data
+    os.close(terminal)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert re.search(r"pets v1 .*\d+/2700", text)
+    assert "rows/s" in text.rpartition("2,700 rows in")[0]
+    assert text.rstrip().endswith("0 errors → out.csv; pets v1")
 
 
 def until(condition: Callable[[], Any]) -> None:

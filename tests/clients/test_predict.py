@@ -178,6 +178,7 @@ def test_health(client: Any) -> None:
         (np.zeros((1, 4, 4), np.int64), r"int64.*uint8 from 0 to 255 \(x\.astype\(np\.uint8\)\), tables float32"),
         (np.zeros((1, 4, 4), bool), "array of bool"),
         (np.zeros((1, 4, 4), np.float16), "array of float16"),
+        (np.ma.masked_equal(PICTURES, 0), "a masked array"),
         (np.array(["a.png"]), "array of <U5"),
         (np.array([None]), "array of object"),
         ("a.png", "a str; expected a numpy array, or a list of picture files"),
@@ -204,6 +205,14 @@ def test_address(connect: Callable[..., Any], address: str) -> None:
     """An address that is none is refused before anything is sent, with an example of a good one."""
     with pytest.raises(ValueError, match=r"expected HOST:PORT, such as 127\.0\.0\.1:8001"):
         connect(address)
+
+
+@pytest.mark.parametrize("token", ["secret\n", "s\u00e9cret"])
+def test_bad_token(connect: Callable[..., Any], token: str) -> None:
+    """A token that cannot be sent is refused at once, in words that do not repeat it."""
+    with pytest.raises(ValueError, match="printable ASCII") as caught:
+        connect("127.0.0.1:1", token=token)
+    assert "cret" not in str(caught.value)
 
 
 def test_closed(connect: Callable[..., Any], server: Any) -> None:

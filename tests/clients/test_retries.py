@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import signal
 import subprocess
@@ -304,11 +305,27 @@ def test_leaving_a_window_cancels_it(fake: Fake) -> None:
         results = client.predict_many(itertools.chain([ROW], itertools.repeat(two_rows)), window=4)
         next(results)
         start = time.monotonic()
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         assert time.monotonic() - start < 5
         assert fake.cancelled.wait(5)
         fake.behave = lambda request, _: answer(request)
         assert len(client.predict(ROW)) == 1
+
+
+def test_leaving_an_async_window_cancels_it(fake: Fake) -> None:
+    """Closing the asynchronous iterator cancels what is in flight, and leaves no task behind."""
+    fake.behave = fake.hang_unless_single
+
+    async def main() -> None:
+        two_rows = np.zeros((2, 4, 4), np.uint8)
+        async with topclass.AsyncClient(fake.address) as client:
+            results = client.predict_many(itertools.chain([ROW], itertools.repeat(two_rows)), window=4)
+            async with contextlib.aclosing(results):
+                assert len(await anext(results)) == 1
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert await asyncio.to_thread(fake.cancelled.wait, 5)
+
+    asyncio.run(main())
 
 
 def test_first_error_ends_many(connect: Callable[..., Any], server: Any) -> None:

@@ -34,7 +34,7 @@ class Connection:
                 token=self.token,
             )
         except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--server") from None
+            raise click.UsageError(str(error), click.get_current_context()) from None
 
 
 def connection_options(timeout: float) -> Callable[[F], F]:

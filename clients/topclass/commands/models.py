@@ -35,7 +35,7 @@ def models(as_json: bool, server: str, token: str | None, ca: str | None, timeou
     with Connection(server, token, ca, timeout).client() as client:
         found = client.models()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(model) for model in found], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([dataclasses.asdict(model) for model in found], indent=2))
     elif found:
         Console(width=None if sys.stdout.isatty() else _UNBOUNDED).print(_table(found))
     else:

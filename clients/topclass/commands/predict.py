@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -139,9 +140,10 @@ def _write(job: Job, client: Client, details: ModelDetails, written: Table) -> I
         )
 
     try:
-        for answers in in_order(partial(answer, ask), chunks, _WINDOW, cancel=client.close):
-            written.write(answers)
-            yield len(answers.rows)
+        with closing(in_order(partial(answer, ask), chunks, _WINDOW, cancel=client.close)) as answered:
+            for answers in answered:
+                written.write(answers)
+                yield len(answers.rows)
     except (ModelChanged, NotFound) as error:
         raise Failed(
             f"{details.name} v{details.version} went away in the middle: {error}. A table comes from one model file "

@@ -61,18 +61,36 @@ class Table:
     """Writes rows, and counts them."""
 
     def __init__(self, stream: TextIO, columns: Columns):
-        self.rows = self.failed = 0
+        # Rows, those that failed, and the end of the last in bytes: one value, so that an interrupt between two
+        # statements cannot make them disagree.
+        self._complete = (0, 0, 0)
         self.partial: Path | None = None  # where the rows are kept, once the run has failed
         self._stream, self._columns = stream, columns
         self._writer = csv.writer(stream, lineterminator="\n")
         self._writer.writerow(columns.header)
 
+    @property
+    def rows(self) -> int:
+        """How many rows are written."""
+        return self._complete[0]
+
+    @property
+    def failed(self) -> int:
+        """How many of them have an error."""
+        return self._complete[1]
+
+    def keep(self, unfinished: Path, path: Path) -> None:
+        """Keep the complete rows of the file `unfinished` in `<path>.partial`."""
+        os.truncate(unfinished, self._complete[2])
+        self.partial = path.with_name(path.name + ".partial")
+        unfinished.replace(self.partial)
+
     def write(self, answers: Answers) -> None:
         """Append the rows of one chunk."""
         self._writer.writerows(map(self._columns.row, answers.names, answers.rows))
         self._stream.flush()
-        self.rows += len(answers.rows)
-        self.failed += answers.failed
+        end = self._stream.buffer.tell() if self._stream.seekable() else 0
+        self._complete = (self.rows + len(answers.rows), self.failed + answers.failed, end)
 
 
 @contextmanager
@@ -105,8 +123,7 @@ def _whole_or_partial(path: Path, columns: Columns) -> Iterator[Table]:
         unfinished.replace(path)
     except BaseException:
         if written and written.rows:
-            written.partial = path.with_name(path.name + ".partial")
-            unfinished.replace(written.partial)
+            written.keep(unfinished, path)
         raise
     finally:
         unfinished.unlink(missing_ok=True)
