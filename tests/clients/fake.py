@@ -59,6 +59,7 @@ class Fake(rpc.InferenceServiceServicer):
     requests: list[pb.PredictRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
     arrived: threading.Event = field(default_factory=threading.Event)
+    hanging: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     busy: int = 0
     busiest: int = 0
@@ -90,8 +91,10 @@ class Fake(rpc.InferenceServiceServicer):
 
     def hang(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
         """As `behave`: answers nothing, and notes that the caller went away."""
+        self.hanging.set()
         gone = threading.Event()
-        context.add_callback(gone.set)
+        if not context.add_callback(gone.set):  # it had gone before
+            gone.set()
         if gone.wait(30):
             self.cancelled.set()
         return answer(request)

@@ -304,6 +304,7 @@ def test_leaving_a_window_cancels_it(fake: Fake) -> None:
     with topclass.Client(fake.address) as client:
         results = client.predict_many(itertools.chain([ROW], itertools.repeat(two_rows)), window=4)
         next(results)
+        assert fake.hanging.wait(5)
         start = time.monotonic()
         results.close()
         assert time.monotonic() - start < 5
@@ -322,6 +323,7 @@ def test_leaving_an_async_window_cancels_it(fake: Fake) -> None:
             results = client.predict_many(itertools.chain([ROW], itertools.repeat(two_rows)), window=4)
             async with contextlib.aclosing(results):
                 assert len(await anext(results)) == 1
+                assert await asyncio.to_thread(fake.hanging.wait, 5)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             assert await asyncio.to_thread(fake.cancelled.wait, 5)
 
