@@ -16,7 +16,7 @@ from server.errors import ConfigError
 MIB = 1 << 20
 PREFIX = "TOPCLASS_"
 # Variables of the same prefix that belong to the other parts; the server leaves them alone.
-OTHERS = {"TOPCLASS_SERVER", "TOPCLASS_DATA", "TOPCLASS_CONFIG"}
+OTHERS = {"TOPCLASS_SERVER", "TOPCLASS_TOKEN", "TOPCLASS_DATA", "TOPCLASS_CONFIG"}
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:
@@ -50,10 +50,13 @@ class Config:
     max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)
     # Twice the largest request: one may be computed while another waits.
     max_queue_rows: int = _setting(262_144, "most rows waiting, over all models; more is refused", low=1)
-    max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models; more is refused", low=1)
+    max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models, pictures to decode too", low=1)
     # A 16-megapixel photograph passes; a decompression bomb of 3 KB does not.
     max_image_pixels: int = _setting(4096 * 4096, "most pixels of one encoded picture", low=1)
-    max_streams: int = _setting(1024, "most calls in progress on one connection", low=1)
+    # A client that multiplexes more than this on one connection gains nothing and hides from load balancers.
+    max_streams: int = _setting(1024, "most calls in progress on one connection; more wait in the client", low=1)
+    # Each may hold a message of max_message_bytes; small ones at this number fill the queue long before.
+    max_calls: int = _setting(4096, "most calls in progress in all; more are refused", low=1)
     # Long enough for a load balancer that asks for health every few hundred ms to look elsewhere first.
     stop_delay_seconds: float = _setting(0.5, "after SIGTERM, go on serving as NOT_SERVING for so long", low=0)
     # Under the 30 s that Kubernetes grants by default.

@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError, Message
 
 from server import images, wire
 from server.config import Config
-from server.errors import InvalidInput, OtherModel
+from server.errors import InvalidInput, OtherModel, QueueFull
 from server.interceptor import Call, told
+from server.model import InputSpec
 from server.repository import Entry, Repository, Served, State
 from topclass.v1 import inference_pb2 as pb
 
@@ -39,6 +40,7 @@ class InferenceService:
 
     def __init__(self, repository: Repository, config: Config, decoders: ThreadPoolExecutor):
         self._repository, self._config, self._decoders = repository, config, decoders
+        self._decoding_bytes = 0
 
     async def predict(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
@@ -139,10 +141,26 @@ class InferenceService:
                 spec = served.model.input
                 if not spec.is_picture:
                     raise InvalidInput(f"the request holds pictures; the model takes {spec}")
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._decoders, images.decode, list(request.images.images), spec, self._config.max_image_pixels
-                )
+                return await self._decode(list(request.images.images), spec)
         raise InvalidInput("the request holds neither a tensor nor images")
+
+    async def _decode(self, files: list[bytes], spec: InputSpec) -> np.ndarray:
+        """The pictures as rows, decoded in a thread; QueueFull where too many bytes wait for that."""
+        size = sum(map(len, files))
+        if self._decoding_bytes + size > self._config.max_queue_bytes:
+            raise QueueFull(
+                f"the queue is full: {self._decoding_bytes} bytes of pictures wait to be decoded, and {size} more "
+                f"would exceed {self._config.max_queue_bytes}",
+                retry_after_ms=100,
+            )
+        self._decoding_bytes += size
+        try:
+            decode = asyncio.get_running_loop().run_in_executor(
+                self._decoders, images.decode, files, spec, self._config.max_image_pixels
+            )
+            return await decode
+        finally:
+            self._decoding_bytes -= size
 
     def _check_count(self, rows: int) -> None:
         if rows == 0:

@@ -44,10 +44,12 @@ class GrpcTransport:
         """Binds and serves; StartError where the address cannot be had."""
         self._server = grpc.aio.server(
             interceptors=self._guards,
+            maximum_concurrent_rpcs=self._config.max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", self._config.max_streams),
+                ("grpc.http.overload_protection", 0),  # it refuses calls at random before the limit
                 # Only among siblings: else a second server on the same port starts, and takes half the calls.
                 ("grpc.so_reuseport", int(self._config.lifeline >= 0)),
             ],

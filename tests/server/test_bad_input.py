@@ -176,6 +176,18 @@ def test_a_message_over_the_limit_is_refused(repository, serve: Callable[..., Li
     assert "2000" in error.details()
 
 
+def test_more_bytes_of_pictures_than_the_queue_holds_are_refused(repository, serve: Callable[..., LiveServer]) -> None:
+    """RESOURCE_EXHAUSTED with a pushback at the first byte over the limit; at the limit they are decoded."""
+    file = encoded(GOOD[0])
+    server = serve(models=repository, max_queue_bytes=2 * len(file))
+    at_limit = pb.PredictRequest(images=pb.EncodedImages(images=[file, file]))
+    assert len(server.stub.Predict(at_limit).predictions) == 2
+    error = refused(server, pb.PredictRequest(images=pb.EncodedImages(images=[file, file + b"x"])))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "bytes of pictures wait to be decoded" in error.details()
+    assert ("grpc-retry-pushback-ms", "100") in error.trailing_metadata()
+
+
 @pytest.mark.parametrize("method", ["Predict", "GetModel", "ListModels"])
 def test_rubbish_bytes_are_a_callers_mistake(server: LiveServer, method: str) -> None:
     """INVALID_ARGUMENT for bytes that are no message, not an internal error."""

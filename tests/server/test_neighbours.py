@@ -120,6 +120,32 @@ def test_a_full_queue_refuses_with_a_pushback(repository, serve: Callable[..., L
     assert len(first.result().predictions) + len(accepted.result().predictions) == 11
 
 
+def test_one_call_more_than_the_limit_is_refused_and_the_others_are_answered(
+    repository, serve: Callable[..., LiveServer]
+) -> None:
+    """max_calls calls may be in progress; the next gets RESOURCE_EXHAUSTED, and those before it their answers."""
+    server = serve(models=repository, workers=1, max_calls=5)
+    hold = Hold(server)
+    calls = [server.stub.Predict.future(pb.PredictRequest(tensor=tensor(pictures(1)))) for _ in range(5)]
+    until(lambda: server.app.calls.in_progress == 5)
+    with pytest.raises(grpc.RpcError) as caught:
+        server.stub.Predict(pb.PredictRequest(tensor=tensor(pictures(1))))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.details()
+    hold.go.set()
+    assert [len(call.result().predictions) for call in calls] == [1] * 5
+
+
+def test_calls_over_the_limit_of_one_connection_wait_and_are_answered(
+    repository, serve: Callable[..., LiveServer]
+) -> None:
+    """max_streams is HTTP/2's: a client that has read it holds back what is over it, and nothing fails."""
+    server = serve(models=repository, max_streams=3)
+    server.stub.Predict(pb.PredictRequest(tensor=tensor(pictures(1))))  # by then the client knows the limit
+    calls = [server.stub.Predict.future(pb.PredictRequest(tensor=tensor(pictures(2)))) for _ in range(50)]
+    assert [len(call.result(30).predictions) for call in calls] == [2] * 50
+
+
 def test_many_callers_at_once_each_get_their_own_answers(server: LiveServer) -> None:
     """Sixteen threads with batches of every size, some cancelled, some bad: no row is ever another's."""
 
