@@ -78,6 +78,10 @@ class Config:
         """One line with every setting that is in force."""
         return " ".join(f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self))
 
+    def address(self, port: int) -> str:
+        """host:port, with brackets around an IPv6 address."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+
     def flags(self) -> list[str]:
         """The command line that gives this config again."""
         values = {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(self)}

@@ -76,8 +76,7 @@ class GrpcTransport:
 
     def address(self, port: int | None = None) -> str:
         """host:port, with brackets around an IPv6 address."""
-        host = self._config.host
-        return f"{f'[{host}]' if ':' in host else host}:{self.port if port is None else port}"
+        return self._config.address(self.port if port is None else port)
 
     async def tell_health(self, ready: bool) -> None:
         """Sets what grpc.health.v1 answers, for the server as a whole and for each service."""
