@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -121,10 +122,10 @@ async def serve(config: Config) -> None:
     """Serves until SIGTERM, SIGINT or the end of its supervisor, then drains; a second signal ends it at once."""
     app = App(config)
     lifeline = Lifeline(config.lifeline) if config.lifeline >= 0 else None
-    asked = asyncio.Event()
+    asked, signals = asyncio.Event(), itertools.count()  # the supervisor's wish to stop is no signal
 
     def on_signal(number: int) -> None:
-        if asked.is_set():
+        if next(signals):
             log.warning("second signal: exiting at once")
             sys.stderr.flush()
             os._exit(128 + number)
