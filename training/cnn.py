@@ -48,9 +48,7 @@ def train(options: argparse.Namespace) -> command.Verdict:
     model.summary()
 
     # --------------------------------------------------------------------------------------------------------- compile
-    model.compile(
-        optimizer=fit.adam(options, dataset), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    model.compile(optimizer=fit.adam(options, dataset), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     # ------------------------------------------------------------------------------------------------------------- fit
     folder = run.start(options.runs, options.name)
@@ -140,7 +138,9 @@ def only_pictures(dataset: data.Dataset) -> None:
         raise DataError(f"{dataset.name} is a table; the cnn expects pictures (python -m training.mlp takes tables)")
     if min(dataset.row_shape[:2]) < SMALLEST_SIDE:
         size = "x".join(map(str, dataset.row_shape[:2]))
-        raise DataError(f"{dataset.name} has pictures of {size}; the cnn expects {SMALLEST_SIDE}x{SMALLEST_SIDE} or more")
+        raise DataError(
+            f"{dataset.name} has pictures of {size}; the cnn expects {SMALLEST_SIDE}x{SMALLEST_SIDE} or more"
+        )
 
 
 if __name__ == "__main__":

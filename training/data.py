@@ -159,7 +159,7 @@ def _digits() -> npz.Contents:
     pictures = np.zeros((len(scans.images), 28, 28), dtype=np.uint8)
     for picture, scan in zip(pictures, scans.images, strict=True):
         small = Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8))
-        picture[4:24, 4:24] = small.resize((20, 20), Image.Resampling.BICUBIC)
+        picture[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
     return npz.Contents(pictures, scans.target.astype(np.int64), None, None, DIGITS, None, ())
 
 

@@ -22,7 +22,8 @@ def probabilities(model: Any, inputs: NDArray[Any]) -> NDArray[np.float64]:
         raise DivergedError("the network's answers are not finite: the fit ran away; try a lower --learning-rate")
     if answers.shape[1] == 1:
         answers = np.hstack([1 - answers, answers])
-    return answers / answers.sum(axis=1, keepdims=True)
+    shares: NDArray[np.float64] = answers / answers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def measure(answers: NDArray[np.float64], labels: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

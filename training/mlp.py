@@ -48,9 +48,7 @@ def train(options: argparse.Namespace) -> command.Verdict:
     model.summary()
 
     # --------------------------------------------------------------------------------------------------------- compile
-    model.compile(
-        optimizer=fit.adam(options, dataset), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    model.compile(optimizer=fit.adam(options, dataset), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     # ------------------------------------------------------------------------------------------------------------- fit
     folder = run.start(options.runs, options.name)
