@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RECIPE = "training.cnn"
 MEASURED = {
     "digits": arguments.Defaults(epochs=20, batch_size=32, target=0.97),
-    "mnist": arguments.Defaults(epochs=7, batch_size=128, target=0.988),
+    "mnist": arguments.Defaults(epochs=6, batch_size=128, target=0.988),
     "": arguments.Defaults(epochs=10, batch_size=128),
 }
 SMALLEST_SIDE = 8

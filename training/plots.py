@@ -1,15 +1,16 @@
 """The pictures of the report, each drawn for light and for dark surroundings."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -86,15 +87,15 @@ def confusion(matrix: NDArray[np.int64], names: Sequence[str], theme: Theme) -> 
     return _png(figure)
 
 
-def mistakes(pictures: NDArray[np.uint8], captions: Sequence[str], theme: Theme) -> bytes:
-    """The pictures [K,H,W] or [K,H,W,3] in a grid, each with its caption; a PNG."""
-    columns = min(6, max(3, len(captions)))
-    rows = max(1, -(-len(captions) // columns))
+def mistakes(pictures: NDArray[np.uint8], cases: Sequence[tuple[str, str, float]], theme: Theme) -> bytes:
+    """The pictures [K,H,W] or [K,H,W,3] in a grid, each with (true class, class said, how sure); a PNG."""
+    columns = min(6, max(3, len(cases)))
+    rows = max(1, -(-len(cases) // columns))
     figure, _ = _figure(theme, 1.45 * columns, 1.8 * rows, axes=False)
-    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True), start=1):
+    for place, (pixels, (true, said, sure)) in enumerate(zip(pictures, cases, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(caption, fontsize=9, color=theme.ink, pad=5)
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(f"said {_short(said)}, {sure:.0%}\nis {_short(true)}", fontsize=9, color=theme.ink, pad=5)
         axes.set_axis_off()
     return _png(figure)
 
@@ -110,7 +111,9 @@ def picture(pixels: NDArray[np.uint8]) -> bytes:
 
 def _figure(theme: Theme, width: float, height: float, axes: bool = True) -> tuple[Figure, Axes]:
     # Figure and canvas by hand, not pyplot: no global state, no window, nothing to close.
-    figure = Figure(figsize=(width, height), dpi=160, facecolor=theme.paper, layout="constrained")
+    figure = Figure(
+        figsize=(width, height), dpi=160, facecolor=theme.paper, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    )
     FigureCanvasAgg(figure)
     if not axes:
         return figure, Axes(figure, (0, 0, 1, 1))
@@ -152,10 +155,13 @@ def _write_counts(axes: Axes, matrix: NDArray[np.int64], theme: Theme) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= SHORT else name[: SHORT - 1] + "…"
+    # matplotlib takes what stands between two dollars for a formula
+    return (name if len(name) <= SHORT else name[: SHORT - 1] + "…").replace("$", r"\$")
 
 
-def _png(figure: Figure, **options: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
+        figure.savefig(file, format="png")
     return file.getvalue()

@@ -98,8 +98,8 @@ def _both(draw: Callable[[plots.Theme], bytes]) -> tuple[bytes, bytes]:
 def _mistakes_picture(result: Result) -> bytes:
     worst = evaluate.worst_mistakes(result.answers, result.dataset.test.labels, WORST)
     names = result.dataset.labels
-    captions = [f"{names[said]} {sure:.0%}\nis {names[true]}" for _, true, said, sure in worst]
-    return plots.mistakes(result.dataset.test.inputs[[row for row, *_ in worst]], captions, plots.LIGHT)
+    cases = [(names[true], names[said], sure) for _, true, said, sure in worst]
+    return plots.mistakes(result.dataset.test.inputs[[row for row, *_ in worst]], cases, plots.LIGHT)
 
 
 def _pairs(result: Result) -> str:
@@ -126,7 +126,7 @@ def _mistakes(result: Result) -> str:
     for row, true, said, sure in worst:
         source = _data_uri(plots.picture(result.dataset.test.inputs[row]))
         alt = f"test row {row}: a {names[true]}, taken for {names[said]}"
-        caption = f"<b>{names[said]}</b> {sure:.0%}<br><span>is {names[true]}</span>"
+        caption = f"said <b>{names[said]}</b>, {sure:.0%}<br><span>is {names[true]}</span>"
         figures.append(f'<figure><img src="{source}" alt="{alt}"><figcaption>{caption}</figcaption></figure>')
     return f'<div class="mistakes">{"".join(figures)}</div>'
 
