@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data import Dataset
-from training.errors import TrainingError
-
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+from training.errors import INTERRUPTED, TrainingError
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Every way a training command can fail; each fault knows the exit status that it ends with."""
 
+INTERRUPTED = 130  # the exit status that a shell reports for a command that Ctrl-C ended
+
 
 class TrainingError(Exception):
     """A run that cannot go on; its text is one line for people."""

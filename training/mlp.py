@@ -52,14 +52,14 @@ def train(options: argparse.Namespace) -> command.Verdict:
 
     # ------------------------------------------------------------------------------------------------------------- fit
     folder = run.start(options.runs, options.name)
-    with clock.lap("fit"):
+    with clock.lap("fit"), fit.interruptible() as ctrl_c:
         fitted = model.fit(
             dataset.train.inputs,
             dataset.train.labels,
             batch_size=options.batch_size,
             epochs=options.epochs,
             validation_data=(dataset.validation.inputs, dataset.validation.labels),
-            callbacks=fit.callbacks(options.patience),
+            callbacks=[*fit.callbacks(options.patience), ctrl_c],
             verbose=fit.verbosity(),
         )
     history = fit.checked(fitted.history)

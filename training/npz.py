@@ -44,9 +44,10 @@ def _arrays(path: Path) -> dict[str, Array]:
     if not path.exists():
         raise DataError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: one bare array, expected an .npz with x_train and y_train, or x and y")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: one bare array, expected an .npz with x_train and y_train, or x and y")
+        with file:
             return {key: file[key] for key in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -66,7 +67,7 @@ def _checked(stored: dict[str, Array], names: Sequence[str] | None) -> Contents:
     labels, classes = _classes(y_key, stored[y_key], given)
     test_inputs = test_labels = None
     if has_test:
-        test_inputs = _inputs("x_test", stored["x_test"], [])
+        test_inputs = _inputs("x_test", stored["x_test"], notes)
         _same_length("x_test", test_inputs, "y_test", stored["y_test"])
         _same_rows(x_key, inputs, test_inputs)
         test_labels, _ = _classes("y_test", stored["y_test"], classes)
