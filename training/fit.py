@@ -60,7 +60,7 @@ def interruptible() -> Iterator[Any]:
             os._exit(INTERRUPTED)
         asked.append(number)
 
-    def obey(*_: object) -> None:
+    def obey(*_: object, **__: object) -> None:
         if asked:
             raise KeyboardInterrupt
 
