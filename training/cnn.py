@@ -1,6 +1,9 @@
 """A small convolutional network for pictures: 55,000 parameters for 28x28.
 
-Measured: TODO
+Measured, with the defaults and seed 0, on 2 cores that other work shared (TensorFlow 2.21):
+
+    python -m training.cnn                                   99.44 % of 359 test digits;     13 s of fit,  21 s in all
+    python -m training.cnn --data mnist --data-dir DIR       99.31 % of 10,000 test digits; 116 s of fit, 126 s in all
 """
 
 from __future__ import annotations
