@@ -49,7 +49,7 @@ def callbacks(patience: int) -> list[Any]:
 def interruptible() -> Iterator[Any]:
     """A callback for the fit inside the block, through which Ctrl-C ends it between two steps; a second one at once.
 
-    In the middle of a step KeyboardInterrupt now and then breaks the heap of TensorFlow 2.21 and aborts (1 of 21 tries).
+    In the middle of a step KeyboardInterrupt now and then breaks the heap of TensorFlow 2.21 and aborts (1 try of 21).
     """
     import keras
 
