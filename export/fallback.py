@@ -34,6 +34,7 @@ def convert_by_tracing(
         return tf.identity(tf.cast(output, tf.float32), name=OUTPUT)
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    proto: onnx.ModelProto
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             proto, _ = tf2onnx.convert.from_function(tf.function(predict), signature, opset=OPSET)

@@ -112,7 +112,8 @@ def _input_rows(op: nw.Dense | nw.Conv, vector: nw.Floats) -> nw.Floats:
         return vector[:, None]
     _, _, inputs, outputs = op.kernel.shape
     groups = np.repeat(np.arange(op.groups), outputs // op.groups)
-    return vector[groups[None, :] * inputs + np.arange(inputs)[:, None]]
+    arranged: nw.Floats = vector[groups[None, :] * inputs + np.arange(inputs)[:, None]]
+    return arranged
 
 
 def _scale_input(op: nw.Dense | nw.Conv, scale: nw.Floats) -> None:
@@ -141,9 +142,9 @@ def _passes(op: nw.Affine, after: nw.Op) -> bool:
             return scalar or after.shape == (math.prod(after.shape),) or after.shape[-1] == op.shape[-1]
         case nw.Permute():
             return scalar
-        case nw.Pool(kind="max"):
+        case nw.Pool(kind="max") | nw.GlobalPool(kind="max"):
             return bool(np.all(op.scale > 0))
-        case nw.Pool() | nw.Crop():
+        case nw.Pool() | nw.GlobalPool() | nw.Crop():
             return True
         case nw.Pad():
             return not np.any(op.offset)
@@ -153,7 +154,7 @@ def _passes(op: nw.Affine, after: nw.Op) -> bool:
 def _reaches_weights(net: nw.Network, op: nw.Op) -> bool:
     """Tell whether, past steps that only move or select numbers, a Dense or Conv is next."""
     following: nw.Op | None = op
-    while isinstance(following, nw.Reshape | nw.Permute | nw.Pool | nw.Crop | nw.Pad):
+    while isinstance(following, nw.Reshape | nw.Permute | nw.Pool | nw.GlobalPool | nw.Crop | nw.Pad):
         following = net.only_reader(following.name)
     return isinstance(following, nw.Dense | nw.Conv)
 

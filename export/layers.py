@@ -16,7 +16,15 @@ from .errors import UnsupportedLayerError
 Read = Callable[[nw.Network, Any, list[str], str], str]
 """network, Keras layer, names of what goes in, name to use → name of what comes out."""
 
-_IDENTITIES = ["Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "RandomShear", "RandomSaturation", "RandomHue", "RandomGrayscale", "RandomColorJitter", "RandomColorDegeneration", "RandomGaussianBlur", "RandomInvert", "RandomPosterization", "RandomSharpness", "RandomPerspective", "RandomErasing", "RandomElasticTransform"]
+_TRAINING_ONLY = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout")
+_AUGMENTATION = (
+    *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomShear", "RandomPerspective"),
+    *("RandomContrast", "RandomBrightness", "RandomSaturation", "RandomHue", "RandomGrayscale", "RandomColorJitter"),
+    *("RandomColorDegeneration", "RandomGaussianBlur", "RandomInvert", "RandomPosterization", "RandomSharpness"),
+    *("RandomErasing", "RandomElasticTransform"),
+)
+IDENTITIES = (*_TRAINING_ONLY, *_AUGMENTATION, "ActivityRegularization", "Identity")
+"""Layers that do nothing when a model answers. RandomCrop is none of them: it crops the middle then."""
 
 
 def read_layer(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
@@ -265,7 +273,7 @@ def _softmax(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
 
 
 READERS: dict[type, Read] = {
-    **{getattr(layers, name): _identity for name in _IDENTITIES if hasattr(layers, name)},
+    **{getattr(layers, name): _identity for name in IDENTITIES if hasattr(layers, name)},
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.BatchNormalization: _batch_normalization,

@@ -25,7 +25,8 @@ def check_ends(model: Any) -> tuple[nw.Shape, int]:
     shape, out = tuple(inputs[0].shape), tuple(outputs[0].shape)
     if None in shape[1:] or not 2 <= len(shape) <= 4:
         raise NotAClassifierError(
-            f"the input is {_text(shape)}; expected a fixed [N, height, width], [N, height, width, channels] or [N, features]"
+            f"the input is {_text(shape)}; expected one of fixed size: [N, height, width], "
+            "[N, height, width, channels] or [N, features]"
         )
     if len(out) != 2 or out[1] is None:
         raise NotAClassifierError(f"the output is {_text(out)}; expected one vector of classes, [N, classes]")
@@ -76,9 +77,11 @@ def _read_node(net: nw.Network, node: Any, names: dict[int, str], prefix: str) -
 
 
 def _check_call(node: Any) -> None:
-    """Refuse calls that say more than "these tensors": a fixed training=True, a mask, a number."""
+    """Refuse calls that say more than "these tensors", such as a mask or a number.
+
+    `training` is no matter, even where it was fixed to True: a model called with training=False hands that to all.
+    """
     layer, arguments = node.operation, node.arguments
-    said = {key: value for key, value in arguments.kwargs.items() if value is not None and value is not False}
-    plain = len(arguments.args) == 1 and not said
-    if not plain or len(node.outputs) != 1:
+    said = [key for key, value in arguments.kwargs.items() if key != "training" and value is not None]
+    if len(arguments.args) != 1 or said or len(node.outputs) != 1:
         raise UnsupportedLayerError(f"layer {layer.name!r}: called with more than its inputs")
