@@ -23,6 +23,8 @@ def fold(net: nw.Network) -> None:
     rules = (_drop_idle, _merge_affines, _fold_back, _fold_pad, _fold_forward, _sink)
     while any(rule(net) for rule in rules):
         pass
+    for op in [op for op in net.ops if isinstance(op, nw.Pad)]:
+        _part_from_pool(net, op)
 
 
 def _affines(net: nw.Network) -> Iterator[nw.Affine]:
@@ -76,6 +78,35 @@ def _fold_pad(net: nw.Network) -> bool:
             net.drop(op)
             return True
     return False
+
+
+def _part_from_pool(net: nw.Network, op: nw.Pad) -> None:
+    """Keep ONNX Runtime from melting a Pad into the pool behind it.
+
+    Its own optimizer does so whatever the numbers are, but a MaxPool pads with -inf: wrong for negative pictures, and
+    refused where the border is as wide as the window. Where it is right we do it here; else one row too many is
+    padded and cut off again, for a Pad behind which comes no pool is left alone.
+    """
+    pool = net.only_reader(op.name)
+    if not isinstance(pool, nw.Pool):
+        return
+    top, left, bottom, right = (a + b for a, b in zip(pool.pads, op.pads, strict=True))
+    narrow = max(top, bottom) < pool.size[0] and max(left, right) < pool.size[1]
+    if pool.kind == "max" and narrow and _never_negative(net.find(op.inputs[0])):
+        pool.pads = (top, left, bottom, right)
+        net.drop(op)
+        return
+    height, width, channels = op.shape
+    top, left, bottom, right = op.pads
+    op.pads, op.shape = (top, left, bottom + 1, right), (height + 1, width, channels)
+    crop = nw.Crop(f"{op.name}/cut", [op.name], (height, width, channels), (0, 0, 1, 0))
+    pool.inputs = [net.add(crop)]
+    net.ops.remove(crop)
+    net.ops.insert(net.ops.index(op) + 1, crop)
+
+
+def _never_negative(op: nw.Op) -> bool:
+    return isinstance(op, nw.Activation) and op.function in ("relu", "relu6", "sigmoid")
 
 
 def _fold_forward(net: nw.Network) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,11 +9,8 @@ import numpy as np
 from keras import layers
 
 from . import network as nw
-from .activations import DEFAULT_NUMBERS, FUNCTIONS
-from .errors import UnsupportedLayerError
-
-Read = Callable[[nw.Network, Any, list[str], str], str]
-"""network, Keras layer, names of what goes in, name to use → name of what comes out."""
+from .reading import Read, activate, demand, float64, output_shape
+from .windows import conv2d, depthwise, global_pool, pool, separable
 
 _TRAINING_ONLY = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout")
 _AUGMENTATION = (
@@ -33,44 +29,11 @@ def read_layer(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str
     The type must match exactly: a subclass may compute anything.
     """
     read = READERS.get(type(layer))
-    _demand(read is not None, layer, f"{type(layer).__name__} is not known")
-    _demand(getattr(layer, "compute_dtype", "float32") == "float32", layer, "it does not compute in float32")
-    _demand(getattr(layer, "data_format", None) != "channels_first", layer, "data_format is channels_first")
+    demand(read is not None, layer, f"{type(layer).__name__} is not known")
+    demand(getattr(layer, "compute_dtype", "float32") == "float32", layer, "it does not compute in float32")
+    demand(getattr(layer, "data_format", None) != "channels_first", layer, "data_format is channels_first")
     assert read is not None
     return read(net, layer, inputs, name)
-
-
-def _demand(condition: bool, layer: Any, what: str) -> None:
-    if not condition:
-        raise UnsupportedLayerError(f"layer {layer.name!r}: {what}")
-
-
-def _output_shape(net: nw.Network, layer: Any, inputs: list[str]) -> nw.Shape:
-    shapes = [(None, *net.find(name).shape) for name in inputs]
-    result = layer.compute_output_shape(shapes[0] if len(shapes) == 1 else shapes)
-    _demand(None not in result[1:], layer, f"its output shape {tuple(result)} is not fixed")
-    return tuple(result[1:])
-
-
-def _float64(values: Any) -> nw.Floats:
-    return np.asarray(keras.ops.convert_to_numpy(values), np.float64)
-
-
-def _activate(net: nw.Network, layer: Any, source: str, name: str, prefix: str = "") -> str:
-    """Append the layer's activation; `prefix` is put before its own name where the layer has other steps."""
-    function = keras.activations.serialize(layer.activation) if layer.activation is not None else "linear"
-    shape = net.find(source).shape
-    if function == "linear":
-        return source
-    if not isinstance(function, str) or function not in {*FUNCTIONS, "softmax"}:
-        _demand(False, layer, f"activation {function!r} is not known")
-    if function == "softmax":
-        return net.add(nw.Softmax(f"{name}{prefix and '/softmax'}", [source], shape, len(shape) - 1))
-    return net.add(
-        nw.Activation(
-            f"{name}{prefix and '/' + function}", [source], shape, function, DEFAULT_NUMBERS.get(function, ())
-        )
-    )
 
 
 def _identity(_: nw.Network, __: Any, inputs: list[str], ___: str) -> str:
@@ -81,17 +44,15 @@ def _rescaling(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str
     scale, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
     shape = net.find(inputs[0]).shape
     fits = all(each.ndim <= 1 and each.size in (1, shape[-1]) for each in (scale, offset))
-    _demand(fits, layer, "scale or offset is neither a number nor one for each channel")
+    demand(fits, layer, "scale or offset is neither a number nor one for each channel")
     return net.add(nw.Affine(name, inputs, shape, scale, offset))
 
 
 def _normalization(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
     shape = net.find(inputs[0]).shape
-    mean = _float64(layer.mean)
-    deviation = np.maximum(np.sqrt(_float64(layer.variance)), keras.config.epsilon())
-    _demand(
-        mean.size == 1 or mean.size == mean.shape[-1] == shape[-1], layer, "it normalizes over other axes than last"
-    )
+    mean = float64(layer.mean)
+    deviation = np.maximum(np.sqrt(float64(layer.variance)), keras.config.epsilon())
+    demand(mean.size == 1 or mean.size == mean.shape[-1] == shape[-1], layer, "it normalizes over other axes than last")
     mean, deviation = mean.reshape(-1), deviation.reshape(-1)
     scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
     return net.add(nw.Affine(name, inputs, shape, scale, offset))
@@ -100,148 +61,76 @@ def _normalization(net: nw.Network, layer: Any, inputs: list[str], name: str) ->
 def _batch_normalization(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
     shape = net.find(inputs[0]).shape
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
-    _demand(axis in (-1, len(shape)), layer, "its axis is not the last")
-    scale = 1 / np.sqrt(_float64(layer.moving_variance) + layer.epsilon)
+    demand(axis in (-1, len(shape)), layer, "its axis is not the last")
+    scale = 1 / np.sqrt(float64(layer.moving_variance) + layer.epsilon)
     if layer.scale:
-        scale = scale * _float64(layer.gamma)
-    offset = -_float64(layer.moving_mean) * scale
+        scale = scale * float64(layer.gamma)
+    offset = -float64(layer.moving_mean) * scale
     if layer.center:
-        offset = offset + _float64(layer.beta)
+        offset = offset + float64(layer.beta)
     return net.add(nw.Affine(name, inputs, shape, scale, offset))
 
 
 def _layer_normalization(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
     shape = net.find(inputs[0]).shape
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
-    _demand(list(axes) in ([-1], [len(shape)]), layer, "its axis is not the last")
-    _demand(not layer.rms_scaling, layer, "rms_scaling is set")
-    scale = _float64(layer.gamma) if layer.scale else np.ones(shape[-1])
-    offset = _float64(layer.beta) if layer.center else np.zeros(shape[-1])
+    demand(list(axes) in ([-1], [len(shape)]), layer, "its axis is not the last")
+    demand(not layer.rms_scaling, layer, "rms_scaling is set")
+    scale = float64(layer.gamma) if layer.scale else np.ones(shape[-1])
+    offset = float64(layer.beta) if layer.center else np.zeros(shape[-1])
     return net.add(nw.LayerNorm(name, inputs, shape, scale, offset, layer.epsilon))
 
 
 def _reshape(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    return net.add(nw.Reshape(name, inputs, _output_shape(net, layer, inputs)))
+    return net.add(nw.Reshape(name, inputs, output_shape(net, layer, inputs)))
 
 
 def _permute(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
     axes = tuple(axis - 1 for axis in layer.dims)
-    return net.add(nw.Permute(name, inputs, _output_shape(net, layer, inputs), axes))
+    return net.add(nw.Permute(name, inputs, output_shape(net, layer, inputs), axes))
 
 
 def _dense(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    kernel = _float64(layer.kernel)
-    bias = _float64(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])
+    kernel = float64(layer.kernel)
+    bias = float64(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])
     shape = (*net.find(inputs[0]).shape[:-1], kernel.shape[-1])
-    return _activate(net, layer, net.add(nw.Dense(name, inputs, shape, kernel, bias)), name, "/")
-
-
-def _pads(layer: Any, shape: nw.Shape, size: Sequence[int], dilation: Sequence[int] = (1, 1)) -> nw.Pads:
-    """Where TensorFlow puts the zeros of padding="same": half before, the odd one after."""
-    if layer.padding == "valid":
-        return nw.NO_PADS
-    _demand(layer.padding == "same", layer, f"padding {layer.padding!r} is not known")
-    before, after = [], []
-    for length, window, stride, spread in zip(shape[:2], size, layer.strides, dilation, strict=True):
-        reach = (window - 1) * spread + 1
-        total = max((-(-length // stride) - 1) * stride + reach - length, 0)
-        before.append(total // 2)
-        after.append(total - total // 2)
-    return (before[0], before[1], after[0], after[1])
-
-
-def _conv(net: nw.Network, layer: Any, inputs: list[str], name: str, kernel: nw.Floats, groups: int) -> nw.Conv:
-    """Make the step, not yet appended, of any layer that slides `kernel` [h, w, in / groups, out]."""
-    shape = net.find(inputs[0]).shape
-    dilation = tuple(layer.dilation_rate)
-    pads = _pads(layer, shape, kernel.shape[:2], dilation)
-    out = _output_shape(net, layer, inputs)
-    bias = np.zeros(kernel.shape[-1])
-    strides = tuple(layer.strides)
-    return nw.Conv(name, inputs, (*out[:2], kernel.shape[-1]), kernel, bias, strides, dilation, pads, groups)
-
-
-def _conv2d(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    op = _conv(net, layer, inputs, name, _float64(layer.kernel), layer.groups)
-    if layer.use_bias:
-        op.bias = _float64(layer.bias)
-    return _activate(net, layer, net.add(op), name, "/")
-
-
-def _per_channel(kernel: nw.Floats) -> nw.Floats:
-    """Turn a depthwise kernel [h, w, in, multiplier] into that of a convolution with `in` groups."""
-    return kernel.reshape(*kernel.shape[:2], 1, -1)
-
-
-def _depthwise(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    kernel = _float64(layer.kernel)
-    op = _conv(net, layer, inputs, name, _per_channel(kernel), kernel.shape[2])
-    if layer.use_bias:
-        op.bias = _float64(layer.bias)
-    return _activate(net, layer, net.add(op), name, "/")
-
-
-def _separable(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    kernel = _float64(layer.depthwise_kernel)
-    depthwise = _conv(net, layer, inputs, f"{name}/depthwise", _per_channel(kernel), kernel.shape[2])
-    source = net.add(depthwise)
-    pointwise = _float64(layer.pointwise_kernel)
-    bias = _float64(layer.bias) if layer.use_bias else np.zeros(pointwise.shape[-1])
-    shape = (*depthwise.shape[:2], pointwise.shape[-1])
-    op = nw.Conv(f"{name}/pointwise", [source], shape, pointwise, bias, (1, 1), (1, 1), nw.NO_PADS, 1)
-    return _activate(net, layer, net.add(op), name, "/")
-
-
-def _pool(kind: str) -> Read:
-    def read(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-        size = tuple(layer.pool_size)
-        pads = _pads(layer, net.find(inputs[0]).shape, size)
-        return net.add(nw.Pool(name, inputs, _output_shape(net, layer, inputs), kind, size, tuple(layer.strides), pads))
-
-    return read
-
-
-def _global_pool(kind: str) -> Read:
-    def read(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-        return net.add(nw.GlobalPool(name, inputs, _output_shape(net, layer, inputs), kind))
-
-    return read
+    return activate(net, layer, net.add(nw.Dense(name, inputs, shape, kernel, bias)), name, "/")
 
 
 def _merge(kind: str) -> Read:
     def read(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-        _demand(len({len(net.find(each).shape) for each in inputs}) == 1, layer, "its inputs differ in rank")
-        return net.add(nw.Merge(name, inputs, _output_shape(net, layer, inputs), kind))
+        demand(len({len(net.find(each).shape) for each in inputs}) == 1, layer, "its inputs differ in rank")
+        return net.add(nw.Merge(name, inputs, output_shape(net, layer, inputs), kind))
 
     return read
 
 
 def _concatenate(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    shape = _output_shape(net, layer, inputs)
+    shape = output_shape(net, layer, inputs)
     axis = layer.axis if layer.axis < 0 else layer.axis - 1 - len(shape)
-    _demand(-len(shape) <= axis < 0, layer, "its axis is the batch")
+    demand(-len(shape) <= axis < 0, layer, "its axis is the batch")
     return net.add(nw.Concat(name, inputs, shape, axis + len(shape)))
 
 
 def _borders(cls: type[nw.Pad] | type[nw.Crop], field: str) -> Read:
     def read(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
         (top, bottom), (left, right) = getattr(layer, field)
-        return net.add(cls(name, inputs, _output_shape(net, layer, inputs), (top, left, bottom, right)))
+        return net.add(cls(name, inputs, output_shape(net, layer, inputs), (top, left, bottom, right)))
 
     return read
 
 
 def _up_sampling(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    _demand(layer.interpolation == "nearest", layer, f"interpolation {layer.interpolation!r} is not known")
-    return net.add(nw.UpSample(name, inputs, _output_shape(net, layer, inputs), tuple(layer.size)))
+    demand(layer.interpolation == "nearest", layer, f"interpolation {layer.interpolation!r} is not known")
+    return net.add(nw.UpSample(name, inputs, output_shape(net, layer, inputs), tuple(layer.size)))
 
 
 def _activation(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    return _activate(net, layer, inputs[0], name)
+    return activate(net, layer, inputs[0], name)
 
 
 def _relu(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    _demand(not layer.threshold, layer, "threshold is set")
+    demand(not layer.threshold, layer, "threshold is set")
     slope, top = float(layer.negative_slope or 0.0), layer.max_value
     function, numbers = {
         (False, False): ("relu", ()),
@@ -262,12 +151,12 @@ def _elu(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
 
 
 def _prelu(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
-    return net.add(nw.PRelu(name, inputs, net.find(inputs[0]).shape, _float64(layer.alpha)))
+    return net.add(nw.PRelu(name, inputs, net.find(inputs[0]).shape, float64(layer.alpha)))
 
 
 def _softmax(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
     shape = net.find(inputs[0]).shape
-    _demand(isinstance(layer.axis, int) and layer.axis != 0, layer, f"axis {layer.axis!r} is not one axis of the row")
+    demand(isinstance(layer.axis, int) and layer.axis != 0, layer, f"axis {layer.axis!r} is not one axis of the row")
     axis = layer.axis + len(shape) if layer.axis < 0 else layer.axis - 1
     return net.add(nw.Softmax(name, inputs, shape, axis))
 
@@ -282,13 +171,13 @@ READERS: dict[type, Read] = {
     layers.Flatten: _reshape,
     layers.Permute: _permute,
     layers.Dense: _dense,
-    layers.Conv2D: _conv2d,
-    layers.DepthwiseConv2D: _depthwise,
-    layers.SeparableConv2D: _separable,
-    layers.MaxPooling2D: _pool("max"),
-    layers.AveragePooling2D: _pool("average"),
-    layers.GlobalMaxPooling2D: _global_pool("max"),
-    layers.GlobalAveragePooling2D: _global_pool("average"),
+    layers.Conv2D: conv2d,
+    layers.DepthwiseConv2D: depthwise,
+    layers.SeparableConv2D: separable,
+    layers.MaxPooling2D: pool("max"),
+    layers.AveragePooling2D: pool("average"),
+    layers.GlobalMaxPooling2D: global_pool("max"),
+    layers.GlobalAveragePooling2D: global_pool("average"),
     layers.Add: _merge("Add"),
     layers.Subtract: _merge("Sub"),
     layers.Multiply: _merge("Mul"),

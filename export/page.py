@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 WIDTH = 80
-_LEFT = 15
+_LEFT = 18
 _LONGEST_LIST = 12
 
 

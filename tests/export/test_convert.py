@@ -174,6 +174,24 @@ def test_pooling(padding: str, kind: str, size: Any, stride: Any, keras: Any) ->
     assert convert_and_compare(shake(keras.Sequential([keras.Input((11, 10, 2)), *stack]))).converter == "topclass"
 
 
+@pytest.mark.parametrize("kind", ["MaxPooling2D", "AveragePooling2D"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_zero_padding_before_a_pool(kind: str, size: int, activation: str, keras: Any) -> None:
+    """Zeros around a picture count in a pool: ONNX Runtime alone would take them for -inf, or refuse the graph."""
+    layers = keras.layers
+    stack = [
+        layers.Conv2D(3, 1, activation=activation),
+        layers.ZeroPadding2D(1),
+        getattr(layers, kind)(size, strides=2),
+        layers.Flatten(),
+        layers.Dense(3, activation="softmax"),
+    ]
+    model = shake(keras.Sequential([keras.Input((6, 7, 2)), layers.Rescaling(1 / 255, offset=-0.5), *stack]))
+    conversion = convert_and_compare(model)
+    assert operators(conversion)["Pad"] == (0 if (kind, activation) == ("MaxPooling2D", "relu") and size > 1 else 1)
+
+
 def test_exponential(keras: Any) -> None:
     """The exponential agrees where it does not overflow."""
     layers = keras.layers
