@@ -41,7 +41,7 @@ class Config:
     watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never", low=0)
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
-    # Eight times the largest call that warm-up tries: what is gained by batching is gained before (docs/decisions/0003).
+    # Eight times the largest call that warm-up tries: batching gains what it can before that (docs/decisions/0003).
     max_batch_rows: int = _setting(1024, "most rows computed together", low=1)
     # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
     max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
