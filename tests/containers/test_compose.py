@@ -37,7 +37,7 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
     """What .env.example gives as default is compose's own, and the server's for what is handed to the server."""
     settings = {"TOPCLASS_" + field.name.upper(): field.default for field in dataclasses.fields(Config)}
     servers = {name: str(settings[name]).lower() for name in PASSED_ON}
-    assert DOCUMENTED == DEFAULTS | servers
+    assert DEFAULTS | servers == DOCUMENTED
 
 
 def test_every_variable_has_a_default() -> None:

@@ -1,4 +1,4 @@
-"""The compose file, really run: `make test-containers` builds the images and runs this. The tests go on from each other."""
+"""The compose file, really run, by `make test-containers`. The tests go on from each other, in this order."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_the_server_image_is_small_and_holds_no_training() -> None:
     look = (
         "import importlib.util as u, shutil, os; "
         "print([m for m in ('tensorflow','keras','onnx','sklearn','pip','training','export') if u.find_spec(m)],"
-        "[c for c in ('pip','gcc','cc','make') if shutil.which(c)], os.listdir('/app'), os.path.exists('/etc/pip.conf'))"
+        "[c for c in ('pip','gcc','cc','make') if shutil.which(c)], "
+        "os.listdir('/app'), os.path.exists('/etc/pip.conf'))"
     )
     found = podman("run", "--rm", "--no-healthcheck", "--entrypoint", "python", SERVER, "-c", look)
     assert found.strip() == "[] [] ['server'] False"
