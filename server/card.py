@@ -9,13 +9,13 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from server.errors import ModelRefused
+from server.protobuf import fields
 
 KEY = "topclass.card"
 SCHEMA = 1
@@ -75,43 +75,10 @@ def graph_sha256(model: bytes) -> str:
     """
     digest = hashlib.sha256()
     view = memoryview(model)
-    for field, start, stop in _top_level_fields(model):
-        if field != _METADATA_PROPS:
-            digest.update(view[start:stop])
+    try:
+        for field in fields(model):
+            if field.number != _METADATA_PROPS:
+                digest.update(view[field.start : field.stop])
+    except ValueError as error:
+        raise ModelRefused(f"it is not a whole ONNX file: {error}") from error
     return digest.hexdigest()
-
-
-def _top_level_fields(message: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each field's number, where it starts and where it stops. Knows the four wire types that proto3 has."""
-    at, end = 0, len(message)
-    while at < end:
-        start = at
-        tag, at = _varint(message, at)
-        match tag & 7:
-            case 0:
-                _, at = _varint(message, at)
-            case 1:
-                at += 8
-            case 2:
-                size, at = _varint(message, at)
-                at += size
-            case 5:
-                at += 4
-            case kind:
-                raise ModelRefused(f"it is not a whole ONNX file: wire type {kind} at byte {start}")
-        if at > end:
-            raise ModelRefused("it is not a whole ONNX file: it ends in the middle of a field")
-        yield tag >> 3, start, at
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            raise ModelRefused("it is not a whole ONNX file: it ends in the middle of a field")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ModelRefused("it is not a whole ONNX file: a number of more than ten bytes")

@@ -15,6 +15,7 @@ from server.batching import Batcher, Lane
 from server.config import Config
 from server.errors import DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
 from server.model import Model, load
+from server.wire import ResponseWriter
 
 log = logging.getLogger(__name__)
 FILE = "model.onnx"
@@ -39,6 +40,7 @@ class Served:
     version: int
     model: Model
     lane: Lane
+    writer: ResponseWriter
 
 
 Signature = tuple[int, int, int] | None  # what tells one file from another without reading it; None: no file
@@ -162,7 +164,8 @@ class Repository:
             state = State.READY if still else State.UNAVAILABLE
             entries[version] = Entry(name, version, signature, state, str(error), still)
             return
-        served = Served(name, version, model, self._lane(model))
+        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
+        served = Served(name, version, model, self._lane(model), writer)
         entries[version] = dataclasses.replace(entry, signature=signature, state=State.READY, reason="", served=served)
         log.info(
             "model %s version %d: ready on %s, sha256 %s, %s → %d classes, %.0f µs + %.2f µs a row",
