@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import grpc
 
+MOST_BYTES = 2000  # of a fault's words: gRPC sends each byte as up to three, and drops calls with 8 KB of metadata
+
 
 class ServingError(Exception):
-    """A fault whose words may be sent to the caller."""
+    """A fault whose words may be sent to the caller. Words of enormous length, which quote a request, are cut."""
 
     code = grpc.StatusCode.INTERNAL
 
     def __init__(self, message: str, *, row: int | None = None, retry_after_ms: int = 0):
-        super().__init__(message)
+        super().__init__(_clipped(message))
         self.row = row  # the guilty row of the batch, if there is one
         self.retry_after_ms = retry_after_ms  # 0: not said
+
+
+def _clipped(message: str) -> str:
+    if len(message) * 4 <= MOST_BYTES:
+        return message
+    encoded = message.encode("utf-8", "replace")
+    return message if len(encoded) <= MOST_BYTES else encoded[:MOST_BYTES].decode("utf-8", "ignore") + "…"
 
 
 class InvalidInput(ServingError):

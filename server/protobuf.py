@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+MOST_FIELDS = 100_000  # of a message that is honest; a hundred megabytes of empty fields would take a minute to walk
 
 
 class Field(NamedTuple):
@@ -18,14 +19,18 @@ class Field(NamedTuple):
     stop: int
 
 
-def fields(message: bytes, at: int = 0, end: int | None = None) -> Iterator[Field]:
+def fields(message: bytes, at: int = 0, end: int | None = None, most: int = MOST_FIELDS) -> Iterator[Field]:
     """The fields between two offsets, in their order; ValueError where the bytes are no whole message.
 
-    Knows the four wire types that proto3 has; groups are refused.
+    Knows the four wire types that proto3 has; groups are refused, and so are more than `most` fields.
     """
     end = len(message) if end is None else end
+    found = 0
     while at < end:
         start = at
+        found += 1
+        if found > most:
+            raise ValueError(f"it has more than {most} fields")
         tag, at = read_varint(message, at)
         content, kind = at, tag & 7
         if kind == VARINT:

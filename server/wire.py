@@ -19,6 +19,7 @@ from server.protobuf import BYTES, FIXED32, VARINT, delimited, fields, tag, vari
 from topclass.v1 import inference_pb2 as pb
 
 LARGE = 16 << 10  # bytes of a request from which it pays not to copy the tensor's data
+_FEW = 64  # fields of a request, more than the proto has; the library takes apart what has more
 _REQUEST_TENSOR, _REQUEST_IMAGES, _TENSOR_DATA = 4, 5, 3
 
 
@@ -39,12 +40,12 @@ def read_request(message: bytes) -> tuple[pb.PredictRequest, memoryview]:
 
 def _read_large(message: bytes) -> tuple[pb.PredictRequest, memoryview] | None:
     """The parts around one tensor's data, parsed by the library; None for a message of any other form."""
-    found = list(fields(message))
+    found = list(fields(message, most=_FEW))
     inputs = [field for field in found if field.number in (_REQUEST_TENSOR, _REQUEST_IMAGES)]
     if len(inputs) != 1 or inputs[0].number != _REQUEST_TENSOR or inputs[0].kind != BYTES:
         return None
     [tensor] = inputs
-    inner = list(fields(message, tensor.content, tensor.stop))
+    inner = list(fields(message, tensor.content, tensor.stop, most=_FEW))
     data = [field for field in inner if field.number == _TENSOR_DATA and field.kind == BYTES]
     if len(data) != 1:
         return None
