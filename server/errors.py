@@ -19,10 +19,10 @@ class ServingError(Exception):
 
 
 def _clipped(message: str) -> str:
-    if len(message) * 4 <= MOST_BYTES:
+    if message.isascii() and len(message) <= MOST_BYTES:
         return message
-    encoded = message.encode("utf-8", "replace")
-    return message if len(encoded) <= MOST_BYTES else encoded[:MOST_BYTES].decode("utf-8", "ignore") + "…"
+    encoded = message.encode("utf-8", "replace")  # half a surrogate pair cannot be sent
+    return encoded[:MOST_BYTES].decode("utf-8", "ignore") + ("…" if len(encoded) > MOST_BYTES else "")
 
 
 class InvalidInput(ServingError):
@@ -74,4 +74,7 @@ class DeviceUnavailable(StartError):
 
 
 class ModelRefused(Exception):
-    """A model file that must not be served, and why."""
+    """A model file that must not be served, and why: one line, however the file wrote what is quoted of it."""
+
+    def __init__(self, reason: str):
+        super().__init__(_clipped(" ".join(reason.split())))
