@@ -17,7 +17,8 @@ from tests.conftest import LiveServer
 from tests.server.conftest import Start
 from tests.server.test_life import address, ended
 from tests.server.test_predict import pictures, tensor
-from topclass import Client
+from tests.server.test_tls import Files
+from topclass import Client, TopclassError
 from topclass.v1 import inference_pb2 as pb
 
 Serve = Callable[..., LiveServer]
@@ -117,6 +118,17 @@ def test_the_python_client_sends_its_token(guarded: LiveServer) -> None:
     """Client(token=…) is answered by a server that wants one."""
     with Client(guarded.address, token=TOKEN) as client:
         assert len(client.predict(pictures(4)).top_class) == 4
+
+
+def test_the_python_client_sends_its_token_over_tls(repository: Path, serve: Serve, file: Path, tmp_path: Path) -> None:
+    """Client(token=…, root_certificates=…) is answered by a server with TLS and tokens, but not with another token."""
+    files = Files(tmp_path)
+    server = serve(models=repository, token_file=file, **files.settings)
+    with Client(server.address, token=OTHER, root_certificates=files.ca) as client:
+        assert len(client.predict(pictures(4)).top_class) == 4
+    stranger = Client(server.address, token="another", root_certificates=files.ca)
+    with stranger, pytest.raises(TopclassError, match="this server wants a token"):
+        stranger.predict(pictures(4))
 
 
 def test_tokens_change_without_a_restart(guarded: LiveServer, file: Path) -> None:
