@@ -68,7 +68,7 @@ class Config:
     token_file: Path | None = _setting(None, "one bearer token a line; only callers that send one of them are let in")
     # Probes of Kubernetes and load balancers can send no token, and learn nothing but SERVING or NOT_SERVING.
     open_health: bool = _setting(True, "answer grpc.health.v1 without a token, too")
-    # One process feeds two to four cores; several also survive the death of one (docs/operate.md).
+    # What a process does beside computing fills one core at most; several also survive the death of one.
     processes: int = _setting(1, "server processes on the one port, watched and restarted", low=1, high=256)
     lifeline: int = _setting(-1, "for the processes of --processes: the socket to their supervisor", low=-1)
     ready_file: Path | None = _setting(None, "write the address here, as JSON, once ready")
