@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,36 +75,50 @@ def graph_sha256(model: bytes) -> str:
     """
     digest = hashlib.sha256()
     view = memoryview(model)
-    for field, start, stop in _top_level_fields(model):
-        if field != _METADATA_PROPS:
-            digest.update(view[start:stop])
+    for field in fields(model):
+        if field.number != _METADATA_PROPS:
+            digest.update(view[field.start : field.stop])
     return digest.hexdigest()
 
 
-def _top_level_fields(message: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each field's number, where it starts and where it stops. Knows the four wire types that proto3 has."""
-    at, end = 0, len(message)
+class Field(NamedTuple):
+    """One field of a protobuf message: its number, and where tag, value and what follows begin in the bytes."""
+
+    number: int
+    start: int
+    body: int
+    stop: int
+
+
+def fields(message: bytes, at: int = 0, end: int | None = None) -> Iterator[Field]:
+    """The fields of the message in `message[at:end]`. Knows the four wire types that ONNX uses.
+
+    ModelRefused where the bytes are no protobuf message.
+    """
+    end = len(message) if end is None else end
     while at < end:
         start = at
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
+        body = at
         match tag & 7:
             case 0:
-                _, at = _varint(message, at)
+                _, at = varint(message, at)
             case 1:
                 at += 8
             case 2:
-                size, at = _varint(message, at)
-                at += size
+                size, body = varint(message, at)
+                at = body + size
             case 5:
                 at += 4
             case kind:
                 raise ModelRefused(f"it is not a whole ONNX file: wire type {kind} at byte {start}")
         if at > end:
             raise ModelRefused("it is not a whole ONNX file: it ends in the middle of a field")
-        yield tag >> 3, start, at
+        yield Field(tag >> 3, start, body, at)
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a byte, and where it ends; ModelRefused where it does not end."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
