@@ -9,13 +9,13 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from server.errors import ModelRefused
+from server.protobuf import fields
 
 KEY = "topclass.card"
 SCHEMA = 1
@@ -75,57 +75,10 @@ def graph_sha256(model: bytes) -> str:
     """
     digest = hashlib.sha256()
     view = memoryview(model)
-    for field in fields(model):
-        if field.number != _METADATA_PROPS:
-            digest.update(view[field.start : field.stop])
+    try:
+        for field in fields(model):
+            if field.number != _METADATA_PROPS:
+                digest.update(view[field.start : field.stop])
+    except ValueError as error:
+        raise ModelRefused(f"it is not a whole ONNX file: {error}") from error
     return digest.hexdigest()
-
-
-class Field(NamedTuple):
-    """One field of a protobuf message: its number, and where tag, value and what follows begin in the bytes."""
-
-    number: int
-    start: int
-    body: int
-    stop: int
-
-
-def fields(message: bytes, at: int = 0, end: int | None = None) -> Iterator[Field]:
-    """The fields of the message in `message[at:end]`. Knows the four wire types that ONNX uses.
-
-    ModelRefused where the bytes are no protobuf message.
-    """
-    end = len(message) if end is None else end
-    while at < end:
-        start = at
-        tag, at = varint(message, at)
-        body = at
-        match tag & 7:
-            case 0:
-                _, at = varint(message, at)
-            case 1:
-                at += 8
-            case 2:
-                size, body = varint(message, at)
-                at = body + size
-            case 5:
-                at += 4
-            case kind:
-                raise ModelRefused(f"it is not a whole ONNX file: wire type {kind} at byte {start}")
-        if at > end:
-            raise ModelRefused("it is not a whole ONNX file: it ends in the middle of a field")
-        yield Field(tag >> 3, start, body, at)
-
-
-def varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at a byte, and where it ends; ModelRefused where it does not end."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            raise ModelRefused("it is not a whole ONNX file: it ends in the middle of a field")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ModelRefused("it is not a whole ONNX file: a number of more than ten bytes")

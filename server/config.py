@@ -17,7 +17,7 @@ from server.errors import ConfigError
 MIB = 1 << 20
 PREFIX = "TOPCLASS_"
 # Variables of the same prefix that belong to the other parts; the server leaves them alone.
-OTHERS = {"TOPCLASS_SERVER", "TOPCLASS_DATA", "TOPCLASS_CONFIG"}
+OTHERS = {"TOPCLASS_SERVER", "TOPCLASS_TOKEN", "TOPCLASS_DATA", "TOPCLASS_CONFIG"}
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:

@@ -16,6 +16,7 @@ from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
 from server.model import Model, load
 from server.versions import Entry, Served, Shelf, State, changed, listed
+from server.wire import ResponseWriter
 
 __all__ = ["Entry", "Repository", "Served", "State"]
 
@@ -229,7 +230,8 @@ class Repository:
             shelf.entries[version] = Entry(name, version, signature, state, str(error), still)
             return
         weakref.finalize(model, memory.give_back).atexit = False
-        served = Served(name, version, model, self._lane(model))
+        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
+        served = Served(name, version, model, self._lane(model), writer)
         shelf.entries[version] = Entry(name, version, signature, State.READY, served=served)
         log.info(
             "model %s version %d: ready on %s, sha256 %s, %s → %d classes, %.0f µs + %.2f µs a row",

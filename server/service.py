@@ -44,7 +44,7 @@ class InferenceService:
 
     async def predict(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
-        return (await self._predict(parse(pb.PredictRequest, message), call)).SerializeToString()
+        return await self._predict(*wire.read_request(message), call)
 
     async def predict_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Replies come as they are ready; when the caller leaves, what is unfinished is dropped."""
@@ -114,14 +114,15 @@ class InferenceService:
         try:
             request = parse(pb.PredictStreamRequest, message)
             reply.id = request.id
-            reply.response.CopyFrom(await self._predict(request.request, call))
+            response = await self._predict(request.request, memoryview(request.request.tensor.data), call)
+            return wire.stream_reply(request.id, response)
         except Exception as error:
             fault = told(error, call)
             reply.error.code, reply.error.message = fault.code.value[0], str(fault)
             reply.error.retry_after_ms = fault.retry_after_ms
         return reply.SerializeToString()
 
-    async def _predict(self, request: pb.PredictRequest, call: Call) -> pb.PredictResponse:
+    async def _predict(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
         served = self._repository.find(request.model, request.version, request.alias)
         if request.model_sha256 and request.model_sha256 != served.model.sha256:
             raise OtherModel(
@@ -130,23 +131,14 @@ class InferenceService:
             )
         if request.priority > LOWEST_PRIORITY:
             raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
-        rows = await self._rows(request, served)
+        rows = await self._rows(request, data, served)
         answer = await served.lane.submit(rows, call.deadline, request.priority)
-        shape = wire.Shape(request.top_k, request.omit_probabilities)
-        response = wire.predictions(answer.rows, served.model.labels, shape)
-        response.model, response.version = served.name, served.version
-        response.model_sha256, response.provider = served.model.sha256, served.model.provider
-        response.timing.queue_us = round(answer.queue_seconds * 1e6)
-        response.timing.compute_us = round(answer.compute_seconds * 1e6)
-        response.timing.batch_rows = answer.batch_rows
-        if request.include_labels:
-            response.labels.extend(served.model.labels)
-        return response
+        return served.writer.write(answer, request)
 
-    async def _rows(self, request: pb.PredictRequest, served: Served) -> np.ndarray:
+    async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served) -> np.ndarray:
         match request.WhichOneof("input"):
             case "tensor":
-                rows = array(request.tensor)
+                rows = array(request.tensor, data)
                 self._check_count(len(rows))
                 served.model.check(rows)
                 return rows
@@ -210,11 +202,11 @@ def parse(kind: type[M], message: bytes) -> M:
         raise InvalidInput(f"the message is not a {kind.DESCRIPTOR.full_name}") from error
 
 
-def array(tensor: pb.Tensor) -> np.ndarray:
-    """The array that a tensor holds, without a copy; InvalidInput where type, shape and bytes do not fit together."""
+def array(tensor: pb.Tensor, data: memoryview) -> np.ndarray:
+    """The array of a tensor whose data is in `data`, without a copy; InvalidInput where they do not fit together."""
     if tensor.dtype not in DTYPES:
         raise InvalidInput(f"the tensor's dtype is {tensor.dtype}; it must be 1 (uint8) or 2 (float32)")
-    dtype, shape, size = DTYPES[tensor.dtype], list(tensor.shape), len(tensor.data)
+    dtype, shape, size = DTYPES[tensor.dtype], list(tensor.shape), len(data)
     if not shape:
         raise InvalidInput("the tensor has no shape")
     wanted = dtype.itemsize
@@ -223,7 +215,7 @@ def array(tensor: pb.Tensor) -> np.ndarray:
     if size != wanted:
         raise InvalidInput(f"the tensor holds {size} bytes; {dtype.name} of shape {shape} takes {wanted}")
     try:
-        return np.frombuffer(tensor.data, dtype).reshape(shape)
+        return np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # more dimensions than numpy has, or an empty batch of enormous rows
         raise InvalidInput(f"no array has shape {shape}") from error
 

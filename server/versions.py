@@ -11,6 +11,7 @@ from server.batching import Lane
 from server.disk import Signature
 from server.errors import Unavailable, UnknownModel
 from server.model import Model
+from server.wire import ResponseWriter
 
 
 class State(Enum):
@@ -29,6 +30,7 @@ class Served:
     version: int
     model: Model
     lane: Lane
+    writer: ResponseWriter
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ SIDE = 4
 
 def weights(features: int, classes: int, seed: int = 0) -> np.ndarray:
     """What `classifier` computes with: float32 [features, classes]."""
-    return np.random.default_rng(seed).normal(0, 1 / 255, (features, classes)).astype(np.float32)
+    return np.array(np.random.default_rng(seed).normal(0, 1 / 255, (features, classes)), np.float32)
 
 
 def expected(rows: np.ndarray, classes: int = 3, seed: int = 0) -> np.ndarray:
@@ -85,6 +85,40 @@ def model(
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def lenet(seed: int = 0) -> onnx.ModelProto:
+    """A network of LeNet-5's shape with random weights: uint8 [N, 28, 28] → float32 [N, 10]."""
+    random = np.random.default_rng(seed)
+    constants: list[TensorProto] = []
+
+    def constant(name: str, *shape: int) -> str:
+        values = random.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+        constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    constants.append(numpy_helper.from_array(np.array([-1, 1, 28, 28], np.int64), "planes"))
+    constants.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"))
+    pool: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "planes"], ["x"]),
+        helper.make_node("Conv", ["x", constant("w1", 6, 1, 5, 5)], ["c1"], pads=[2, 2, 2, 2]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("MaxPool", ["r1"], ["p1"], **pool),
+        helper.make_node("Conv", ["p1", constant("w2", 16, 6, 5, 5)], ["c2"]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("MaxPool", ["r2"], ["p2"], **pool),
+        helper.make_node("Flatten", ["p2"], ["flat"]),
+        helper.make_node("Gemm", ["flat", constant("w3", 120, 400)], ["d1"], transB=1),
+        helper.make_node("Relu", ["d1"], ["r3"]),
+        helper.make_node("Gemm", ["r3", constant("w4", 84, 120)], ["d2"], transB=1),
+        helper.make_node("Relu", ["d2"], ["r4"]),
+        helper.make_node("Gemm", ["r4", constant("w5", 10, 84)], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    return model(nodes, constants, (28, 28), 10)
 
 
 def with_card(proto: onnx.ModelProto, labels: Sequence[str] = LABELS, **changes: Any) -> onnx.ModelProto:

@@ -1,1 +1,1 @@
-"""Keras training scripts, one readable file per model family."""
+"""Keras training scripts, one readable file per model family; `python -m training` lists them."""

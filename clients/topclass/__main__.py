@@ -1,0 +1,5 @@
+"""`python -m topclass` is the command `topclass`."""
+
+from topclass.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""What stands between the last layer and a vector of class probabilities."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from . import network as nw
+from .errors import NotAClassifierError
+
+_PASSED_OVER = (
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Dropout,
+    keras.layers.GlobalAveragePooling2D,
+)
+"""Layers behind which we look for the one that says what the numbers are."""
+
+
+class Head(Enum):
+    """What the Keras model gives, and so what the graph must add; the value says it to people."""
+
+    PROBABILITIES = "the network's own output is the probabilities"
+    LOGITS = "the Keras model gives logits: a softmax was appended"
+    SIGMOID = "the Keras model gives one sigmoid p: the graph gives two columns, 1 - p and p"
+    LOGIT = "the Keras model gives one logit: a sigmoid was appended, and its p given as two columns, 1 - p and p"
+
+    def classes(self, neurons: int) -> int:
+        """Count the classes of a network with that many output neurons."""
+        return 2 if self in (Head.SIGMOID, Head.LOGIT) else neurons
+
+    def extend(self, net: nw.Network) -> None:
+        """Append to the network what makes its output probabilities."""
+        if self is Head.LOGITS:
+            net.output = net.add(nw.Softmax("softmax", [net.output], net.find(net.output).shape, 0))
+        if self is Head.LOGIT:
+            net.output = net.add(nw.Activation("sigmoid", [net.output], (1,), "sigmoid"))
+        if self in (Head.SIGMOID, Head.LOGIT):
+            net.output = net.add(nw.BothSides("two_classes", [net.output], (2,)))
+
+    def apply(self, output: Any) -> Any:
+        """Do the same to a Keras tensor [N, neurons]; gives [N, classes]."""
+        if self is Head.LOGITS:
+            return keras.ops.softmax(output, axis=-1)
+        if self is Head.LOGIT:
+            output = keras.ops.sigmoid(output)
+        if self in (Head.SIGMOID, Head.LOGIT):
+            return keras.ops.concatenate([1.0 - output, output], axis=-1)
+        return output
+
+
+def find_head(model: Any, neurons: int, rows: NDArray[np.float32]) -> Head:
+    """Tell it from the last layer or, where that says nothing, from `rows` [n, neurons] that the model gave.
+
+    Raises NotAClassifierError for anything that is no distribution over classes.
+    """
+    last = _last_function(model)
+    if neurons == 1:
+        heads = {"sigmoid": Head.SIGMOID, "linear": Head.LOGIT}
+    else:
+        heads = {"softmax": Head.PROBABILITIES, "linear": Head.LOGITS}
+    if last in heads:
+        return heads[last]
+    if last is None and neurons > 1 and _sum_to_one(rows):
+        return Head.PROBABILITIES
+    wanted = "a sigmoid or a logit" if neurons == 1 else "a softmax or logits"
+    raise NotAClassifierError(
+        f"the last layer gives {neurons} values of {last or 'an unknown kind'}, which are no class probabilities; "
+        f"expected {wanted}"
+    )
+
+
+def _sum_to_one(rows: NDArray[np.float32]) -> bool:
+    return bool(np.all(rows >= 0) and np.all(np.abs(rows.sum(axis=1) - 1) < 1e-3))
+
+
+def _last_function(model: Any) -> str | None:
+    """Name the activation that the model's output went through; None where its layer has none."""
+    tensor = model.outputs[0]
+    while True:
+        layer = tensor._keras_history.operation
+        if isinstance(layer, keras.Model):
+            return _last_function(layer) if len(layer.outputs or []) == 1 else None
+        if isinstance(layer, keras.layers.Softmax):
+            return "softmax"
+        function = getattr(layer, "activation", None)
+        named = keras.activations.serialize(function) if function is not None else None
+        if isinstance(layer, keras.layers.Activation) and named == "linear":
+            named = None
+        elif named is not None:
+            return named if isinstance(named, str) else None
+        elif not isinstance(layer, _PASSED_OVER):
+            return None
+        node = layer._inbound_nodes[tensor._keras_history.node_index]
+        tensor = node.arguments.keras_tensors[0]
