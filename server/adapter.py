@@ -24,7 +24,9 @@ def pictures(described: Description, shape: Sequence[Any], dtype: np.dtype) -> t
     sizes = dict(zip(described.layout, shape, strict=True))
     for axis, wanted in zip("HW", described.size or (), strict=False):
         if isinstance(sizes[axis], int) and sizes[axis] != wanted:
-            raise ModelRefused(f"its input has shape {list(shape)}; {DESCRIPTION} has size = {list(described.size or ())}")
+            raise ModelRefused(
+                f"its input has shape {list(shape)}; {DESCRIPTION} has size = {list(described.size or ())}"
+            )
         sizes[axis] = wanted
     row = tuple(sizes[axis] for axis in ("HWC" if "C" in sizes else "HW"))
     if not all(isinstance(size, int) and size > 0 for size in row):

@@ -59,7 +59,9 @@ def _described(values: dict[str, Any], labels: tuple[str, ...]) -> Description:
         raise ModelRefused(f"{DESCRIPTION} has unknown keys: {', '.join(unknown)}; it may have {', '.join(_READ)}")
     fields = {key: _value(key, value) for key, value in values.items()}
     if "layout" not in fields and (alone := [key for key in _PICTURE_KEYS if key in fields]):
-        raise ModelRefused(f"{DESCRIPTION} has {', '.join(alone)} but no layout; these are for pictures: NHW, NHWC or NCHW")
+        raise ModelRefused(
+            f"{DESCRIPTION} has {', '.join(alone)} but no layout; these are for pictures: NHW, NHWC or NCHW"
+        )
     named = fields.setdefault("labels", labels)
     if labels and named != labels:
         raise ModelRefused(f"{LABELS} and {DESCRIPTION} have different labels; keep one of them")

@@ -24,7 +24,7 @@ _LOCATION = re.compile(rb"(?:\x0a|\x8a\x80{0,8}\x00)(?:\x08|\x88\x80{0,8}\x00)lo
 
 
 def refuse_external_data(model: bytes) -> None:
-    """ModelRefused for a whole model that keeps tensors in other files: ONNX Runtime would look for them where we run."""
+    """ModelRefused for a model that keeps tensors in other files: ONNX Runtime would look for them where we run."""
     if not _LOCATION.search(model):
         return
     try:

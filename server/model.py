@@ -232,12 +232,11 @@ def _output(session: ort.InferenceSession, described: Description) -> str:
     """The name of the output that holds the answer: the one that the description names, else the one that can."""
     outputs = session.get_outputs()
     told = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
-    if described.output_name:
-        if described.output_name not in [o.name for o in outputs]:
-            raise ModelRefused(f"{DESCRIPTION} has output_name = {described.output_name}; the outputs are {told}")
-        return described.output_name
+    wanted = described.output_name or "probabilities"
+    named = [o for o in outputs if o.name == wanted] or outputs
+    if described.output_name and named is outputs:
+        raise ModelRefused(f"{DESCRIPTION} has output_name = {wanted}; its outputs are {told}")
     ranks = (2,) if described.output == "probabilities" else (1, 2)
-    named = [o for o in outputs if o.name == "probabilities"] or outputs
     fitting = [o for o in named if o.type == "tensor(float)" and len(o.shape) in ranks]
     if not fitting and any(o.type.startswith("seq(map(") for o in outputs):
         raise ModelRefused(
