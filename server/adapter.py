@@ -96,5 +96,7 @@ def _of_logits(out: np.ndarray) -> np.ndarray:
 
 
 def _two_columns(out: np.ndarray) -> np.ndarray:
+    if out.ndim == 2 and out.shape[1] != 1:
+        raise ModelRefused(f'its output has {out.shape[1]} columns; output = "sigmoid" in {DESCRIPTION} is for one')
     column = out.reshape(len(out), 1)
     return np.concatenate([1 - column, column], axis=1)

@@ -148,6 +148,8 @@ class Model:
     def _try(self, rows: np.ndarray) -> np.ndarray:
         try:
             return self._run(rows)
+        except ModelRefused:
+            raise
         except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
             raise ModelRefused(f"it cannot be computed: {str(error).strip().splitlines()[0]}") from error
 

@@ -84,11 +84,11 @@ def test_a_request_may_name_an_alias(three: LiveServer) -> None:
 
 
 WRONG = {
-    "both": (dict(alias="champion", version=3), grpc.StatusCode.INVALID_ARGUMENT, "version 3 and alias 'champion'"),
+    "both": ({"alias": "champion", "version": 3}, grpc.StatusCode.INVALID_ARGUMENT, "version 3 and alias 'champion'"),
     "unknown": (
-        dict(alias="winner"), grpc.StatusCode.NOT_FOUND, "has no alias 'winner'; it has champion, gone",
+        {"alias": "winner"}, grpc.StatusCode.NOT_FOUND, "has no alias 'winner'; it has champion, gone",
     ),
-    "of nothing": (dict(alias="gone"), grpc.StatusCode.NOT_FOUND, "has no version 9 (gone); it has 2, 3"),
+    "of nothing": ({"alias": "gone"}, grpc.StatusCode.NOT_FOUND, "has no version 9 (gone); it has 2, 3"),
 }  # fmt: skip
 
 

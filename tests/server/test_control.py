@@ -122,15 +122,15 @@ def test_a_refused_version_is_tried_again_on_request_and_the_reason_told(control
 
 
 CONTROL = {
-    "load without a name": ("LoadModel", dict(), grpc.StatusCode.INVALID_ARGUMENT, "LoadModel needs one"),
-    "unload without a name": ("UnloadModel", dict(), grpc.StatusCode.INVALID_ARGUMENT, "UnloadModel needs one"),
-    "load what is not there": ("LoadModel", dict(model="x"), grpc.StatusCode.NOT_FOUND, "holds no model 'x'"),
-    "load a way out": ("LoadModel", dict(model="../pets"), grpc.StatusCode.NOT_FOUND, "holds no model '../pets'"),
+    "load without a name": ("LoadModel", {}, grpc.StatusCode.INVALID_ARGUMENT, "LoadModel needs one"),
+    "unload without a name": ("UnloadModel", {}, grpc.StatusCode.INVALID_ARGUMENT, "UnloadModel needs one"),
+    "load what is not there": ("LoadModel", {"model": "x"}, grpc.StatusCode.NOT_FOUND, "holds no model 'x'"),
+    "load a way out": ("LoadModel", {"model": "../pets"}, grpc.StatusCode.NOT_FOUND, "holds no model '../pets'"),
     "load no such version": (
-        "LoadModel", dict(model="pets", version=9), grpc.StatusCode.NOT_FOUND, "holds no model 'pets' version 9",
+        "LoadModel", {"model": "pets", "version": 9}, grpc.StatusCode.NOT_FOUND, "holds no model 'pets' version 9",
     ),
     "unload no such version": (
-        "UnloadModel", dict(model="pets", version=9), grpc.StatusCode.NOT_FOUND, "no model 'pets' version 9",
+        "UnloadModel", {"model": "pets", "version": 9}, grpc.StatusCode.NOT_FOUND, "no model 'pets' version 9",
     ),
 }  # fmt: skip
 
