@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test check format proto serve retrain clean
+.PHONY: help env demo test check format proto serve retrain soak fairness test-containers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,6 +38,15 @@ serve: env  ## serve ./models on port 8001
 
 retrain: env  ## train, verify, compare, publish: make retrain MODEL=digits
 	$(PY) retrain.py $(or $(MODEL),digits) $(ARGS)
+
+soak: env  ## 200,000 mixed requests; memory must stay flat (some minutes)
+	$(PY) -m benchmarks.soak $(ARGS)
+
+fairness: env  ## a lone caller beside bulk callers: who waits how long
+	$(PY) -m benchmarks.fairness
+
+test-containers: env  ## build the images and run the compose file with podman
+	scripts/test-containers
 
 clean:  ## remove environments and caches; runs/ and models/ stay
 	rm -rf .venv .venv-proto .mypy_cache .ruff_cache .pytest_cache demo
