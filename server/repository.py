@@ -169,7 +169,7 @@ class Repository:
         shelf = self._shelves.setdefault(name, Shelf(name))
         self._trouble(shelf, folder.problem)
         aliases = shelf.aliases if folder.aliases is None else folder.aliases
-        kept = 0
+        kept, before = 0, shelf.served()
         for version in sorted(folder.versions, reverse=True):
             unwanted = self._unwanted(name, version, kept, set(aliases.values()))
             if unwanted:
@@ -184,6 +184,13 @@ class Repository:
             log.info("model %s: %s", name, what)
         shelf.aliases = aliases  # now, when all that they name is there: a rollback is one swap
         self._let_go(shelf, folder)
+        answering = shelf.answering()
+        for served in shelf.served():
+            if answering and served.version > answering.version and served not in before:
+                log.warning(
+                    "model %s version %d: ready, but version %d is named %s and goes on answering",
+                    name, served.version, answering.version, " and ".join(shelf.names(answering.version)),
+                )  # fmt: skip
 
     def _unwanted(self, name: str, version: int, newer: int, named: set[int]) -> str:
         """Why a version is not to be served; empty for one that is. What has a name is, whatever the policy."""

@@ -41,8 +41,8 @@ def three(repository: Path, serve: Callable[..., LiveServer]) -> LiveServer:
     return serve(models=repository, version_policy="latest:1")
 
 
-def test_the_champion_answers_when_no_version_is_named(three: LiveServer) -> None:
-    """With a champion set, requests without a version get it, whatever is newer, and ListModels says so."""
+def test_the_champion_answers_when_no_version_is_named(three: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    """With a champion set, requests without a version get it, whatever is newer; ListModels and the log say so."""
     put_aliases(three.models, '{"champion": 2, "previous": 1}')
     three.refresh()
     rows = pictures(3)
@@ -57,8 +57,11 @@ def test_the_champion_answers_when_no_version_is_named(three: LiveServer) -> Non
     }
     assert [version for (_, version), entry in entries.items() if entry.newest] == [2]
     models.put(three.models, "pets", 4, models.classifier(seed=4))
-    three.refresh()
+    for _ in range(2):
+        three.refresh()
     assert predict(three).version == 2
+    words = "model pets version 4: ready, but version 2 is named champion and goes on answering"
+    assert [record.getMessage() for record in caplog.records].count(words) == 1
 
 
 def test_what_has_an_alias_is_served_whatever_the_policy_says(three: LiveServer) -> None:
