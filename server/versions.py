@@ -70,8 +70,8 @@ class Shelf:
         return sorted(alias for alias, named in self.aliases.items() if named == version)
 
     def answering(self) -> Served | None:
-        """The version that answers when none is named: the champion, else the one before it, else the newest."""
-        for alias in (CHAMPION, PREVIOUS):
+        """The version that answers when none is named: the newest; where there is a champion, that, or previous."""
+        for alias in (CHAMPION, PREVIOUS) if CHAMPION in self.aliases else ():
             entry = self.entries.get(self.aliases.get(alias, 0))
             if entry and entry.served:
                 return entry.served

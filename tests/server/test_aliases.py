@@ -70,6 +70,9 @@ def test_what_has_an_alias_is_served_whatever_the_policy_says(three: LiveServer)
     put_aliases(three.models, '{"champion": 2, "previous": 1}')
     three.refresh()
     assert {version for (_, version), e in listed(three).items() if e.state == pb.MODEL_STATE_READY} == {1, 2, 3}
+    put_aliases(three.models, '{"previous": 1}')
+    three.refresh()
+    assert predict(three).version == 3
     (three.models / "pets" / "aliases.json").unlink()
     three.refresh()
     assert {version for (_, version), e in listed(three).items() if e.state == pb.MODEL_STATE_READY} == {3}

@@ -113,8 +113,8 @@ def _resident() -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident size is read from /proc")
 def test_memory_is_given_back_when_a_model_is_unloaded(repository: Path, serve: Callable[..., LiveServer]) -> None:
-    """A model of 20 MB, loaded, asked and unloaded 20 times: what is resident afterwards is what was after the first
-    time, within 20 MiB, and less than while it was loaded."""
+    """A model of 20 MB, loaded, asked and unloaded 20 times: afterwards what is resident has grown by less than three
+    of them since the first time, and is less than while it was loaded."""
     models.put(repository, "large", 1, _large())
     server = serve(models=repository, allow_control=True, workers=1)
 
@@ -134,7 +134,7 @@ def test_memory_is_given_back_when_a_model_is_unloaded(repository: Path, serve: 
     loaded = max(cycle()[0] for _ in range(19))
     last = settled()
     print(f"resident: {first:.0f} MiB after the first unload, {loaded:.0f} with the model, {last:.0f} at the end")
-    assert last - first < 20, f"{first:.0f} MiB after the first unload, {last:.0f} after the twentieth"
+    assert last - first < 60, f"{first:.0f} MiB after the first unload, {last:.0f} after the twentieth"
     assert loaded - last > 15, f"{loaded:.0f} MiB with the model, {last:.0f} without"
 
 

@@ -152,7 +152,9 @@ class PredictRequest(_message.Message):
     model: _builtins.str
     """The model's name. Empty: the only model served; INVALID_ARGUMENT where there are several."""
     version: _builtins.int
-    """The version. 0 (default): the one whose alias is `champion`, else `previous`, else the newest, of those ready."""
+    """The version. 0 (default): the newest that is ready; where an alias `champion` is set, that one, or, if it is not
+    ready, `previous`.
+    """
     model_sha256: _builtins.str
     """If set, the sha256 of the model file (64 hex digits) that must answer; FAILED_PRECONDITION if another would."""
     top_k: _builtins.int
