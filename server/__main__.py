@@ -10,6 +10,7 @@ import sys
 # grpc's core writes lines of its own to stderr, one of them at each stop; it reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from server import cli
 from server.app import serve
 from server.config import Config, load
 from server.errors import ConfigError, StartError
@@ -18,6 +19,8 @@ from server.supervisor import Supervisor
 
 def main() -> int:
     """The exit status: 0 stopped as asked, 1 could not start, 2 a setting is wrong."""
+    if sys.argv[1:2] and sys.argv[1] in cli.COMMANDS:
+        return cli.main(sys.argv[1:])
     try:
         config = load(sys.argv[1:], os.environ)
         many = config.processes > 1 or config.lifeline >= 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-MOST_FIELDS = 100_000  # of a message that is honest; a hundred megabytes of empty fields would take a minute to walk
 
 
 class Field(NamedTuple):
@@ -19,10 +19,11 @@ class Field(NamedTuple):
     stop: int
 
 
-def fields(message: bytes, at: int = 0, end: int | None = None, most: int = MOST_FIELDS) -> Iterator[Field]:
+def fields(message: bytes, at: int = 0, end: int | None = None, most: float = math.inf) -> Iterator[Field]:
     """The fields between two offsets, in their order; ValueError where the bytes are no whole message.
 
-    Knows the four wire types that proto3 has; groups are refused, and so are more than `most` fields.
+    Knows the four wire types that proto3 has; groups are refused, and so are more than `most` fields: of those that a
+    stranger sends, a hundred megabytes of empty ones would take a minute to walk.
     """
     end = len(message) if end is None else end
     found = 0

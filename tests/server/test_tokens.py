@@ -87,7 +87,10 @@ def test_a_caller_without_a_known_token_is_unauthenticated_and_not_told_what_was
 
 
 METHODS = [
-    *(f"/topclass.v1.InferenceService/{name}" for name in ("Predict", "PredictStream", "GetModel", "ListModels")),
+    *(
+        f"/topclass.v1.InferenceService/{name}"
+        for name in ("Predict", "PredictStream", "GetModel", "ListModels", "LoadModel", "UnloadModel")
+    ),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/topclass.v1.InferenceService/Nothing",
 ]
