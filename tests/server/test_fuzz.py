@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,9 @@ CALLERS = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.PERMISSION_DENIED,
 }
-METHODS = ("Predict", "PredictStream", "GetModel", "ListModels")
+METHODS = ("Predict", "PredictStream", "GetModel", "ListModels", "LoadModel", "UnloadModel")
 quickly = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -147,8 +149,8 @@ def ask(server: LiveServer, service: InferenceService, method: str, message: byt
             code = next(each for each in grpc.StatusCode if each.value[0] == error.code)
             words = error.message
         else:
-            handler = {"Predict": service.predict, "GetModel": service.get_model, "ListModels": service.list_models}
-            server.run(handler[method](message, Call(method)))
+            handler = getattr(service, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method).lower())  # ListModels → list_models
+            server.run(handler(message, Call(method)))
             code, words = grpc.StatusCode.OK, ""
     except ServingError as error:
         code, words = error.code, str(error)
