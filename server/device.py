@@ -59,6 +59,7 @@ def built_in() -> list[str]:
 
 def preload() -> None:
     """Finds the CUDA libraries that pip installed, without the lines that ONNX Runtime prints on stdout."""
+    ort.set_default_logger_severity(4)  # it warns on stderr, in colours, of each library; the cause is told by us
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
 
