@@ -1,4 +1,7 @@
-"""`python -m server alias` and `rollback`: who answers, by one file in the repository. They talk to no server."""
+"""`python -m server alias`, `rollback` and `doctor`. They talk to no server.
+
+The first two say which version of a model answers, by one file in the repository; the doctor looks at this machine.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from server import aliases, disk
+from server import aliases, disk, doctor
 from server.aliases import AliasError, Aliases
+from server.config import Config, checked
+from server.errors import ConfigError
 
-COMMANDS = ("alias", "rollback")
+COMMANDS = ("alias", "rollback", "doctor")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one of COMMANDS. The exit status: 0 done, 1 it cannot be done, 2 a wrong flag."""
     options = _options(arguments)
+    if options.command == "doctor":
+        text, sound = doctor.report(options.device)
+        print(text)
+        return 0 if sound else 1
     folder: Path = options.models / options.model
     try:
         if not disk.NAME.fullmatch(options.model) or not folder.is_dir():
@@ -56,6 +65,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     for command in (alias, rollback):
         command.add_argument("model", help="the model's name")
         command.add_argument("--models", type=Path, default=Path("models"), help="the repository (default: models)")
+    check = commands.add_parser("doctor", help="what this machine can do, what is wrong with it, and the cure")
+    check.add_argument("--device", default="auto", help="the device that you mean to use (default: auto)")
     alias.add_argument("name", nargs="?", help="the alias, such as champion; without it, they are listed")
     alias.add_argument("version", nargs="?", type=int, help="the version that gets it")
     alias.add_argument("--remove", action="store_true", help="take the alias away")
@@ -64,4 +75,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         alias.error("give a name and a version, a name and --remove, or neither")
     if options.command == "alias" and options.remove and options.name is None:
         alias.error("--remove needs the alias to take away")
+    if options.command == "doctor":
+        try:
+            checked(Config(device=options.device))
+        except ConfigError as error:
+            parser.error(str(error))
     return options
