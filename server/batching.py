@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from server import cpus
 from server.errors import DeadlinePassed, QueueFull
 
 TURNS = 4  # pieces of a queue before the next gets one: small before large, and one priority before the next
@@ -161,10 +162,11 @@ class Lane:
 class Batcher:
     """The workers, and what waits for them over all lanes. Made and used on one event loop."""
 
-    def __init__(self, *, workers: int, max_rows: int, max_bytes: int, window_seconds: float = 0):
+    def __init__(self, *, workers: int, max_rows: int, max_bytes: int, window_seconds: float = 0, pin: bool = False):
         """workers: threads. max_rows, max_bytes: the most that may wait; more is refused with QueueFull.
 
-        window_seconds: how long an idle worker lets the first arrival wait for others.
+        window_seconds: how long an idle worker lets the first arrival wait for others. pin: each worker stays on one
+        processor, of those that this process may use.
         """
         self.workers = workers
         self._window = window_seconds
@@ -179,7 +181,10 @@ class Batcher:
         self._drained.set()
         self._idle, self._kicked, self._closed = 0, False, False
         self._row_seconds = 1e-5  # of a worker, lately; for the advice when the queue is full
-        self._threads = [threading.Thread(target=self._serve, name=f"worker-{n}", daemon=True) for n in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(n if pin else None,), name=f"worker-{n}", daemon=True)
+            for n in range(workers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -262,7 +267,9 @@ class Batcher:
 
     # ---- on the workers ----
 
-    def _serve(self) -> None:
+    def _serve(self, pinned: int | None) -> None:
+        if pinned is not None:
+            cpus.pin_thread(pinned)
         while True:
             with self._lock:
                 while not self._closed and (piece := self._next_piece()) is None:
