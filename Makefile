@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test check format proto serve retrain soak fairness test-gpu test-containers clean
+.PHONY: help env demo test fuzz check format proto serve retrain soak fairness test-gpu test-containers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -17,6 +17,10 @@ demo: env  ## train on real digits, export, serve, predict: the whole path in un
 
 test: env  ## the tests
 	$(PY) -m pytest $(TESTS)
+
+fuzz: env  ## fuzz one of pictures, cards, requests: make fuzz TARGET=cards SECONDS=600
+	$(PY) -m pip install --quiet --upgrade --target .fuzz --constraint constraints.txt atheris
+	PYTHONPATH=.:clients:.fuzz $(PY) -m tests.fuzz $(or $(TARGET),requests) $(or $(SECONDS),60)
 
 check: env  ## lint, types, the proto files, and that the generated stubs are fresh
 	$(PY) -m ruff check .

@@ -12,8 +12,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from server import cli
 from server.app import serve
-from server.config import load
+from server.config import Config, load
 from server.errors import ConfigError, StartError
+from server.supervisor import Supervisor
 
 
 def main() -> int:
@@ -22,11 +23,14 @@ def main() -> int:
         return cli.main(sys.argv[1:])
     try:
         config = load(sys.argv[1:], os.environ)
+        many = config.processes > 1 or config.lifeline >= 0
         logging.basicConfig(
             level=config.log_level.upper(),
             stream=sys.stderr,
-            format="%(asctime)s %(levelname)-7s %(message)s",
+            format=f"%(asctime)s {'pid %(process)d ' if many else ''}%(levelname)-7s %(message)s",
         )
+        if config.processes > 1:
+            return asyncio.run(_supervise(config))
         asyncio.run(serve(config))
     except ConfigError as error:
         print(f"topclass server: {error}", file=sys.stderr)
@@ -35,6 +39,10 @@ def main() -> int:
         print(f"topclass server: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+async def _supervise(config: Config) -> int:
+    return await Supervisor(config, os.environ).run()
 
 
 if __name__ == "__main__":

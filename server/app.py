@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import logging
 import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from server import cpus, device
 from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
 from server.interceptor import Call, Interceptor, Unary
+from server.lifeline import Lifeline
+from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
 from server.transport import GrpcTransport, Handlers
@@ -50,8 +51,8 @@ class App:
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher)
-        self.transport = GrpcTransport(self.config, self._services())
         try:
+            self.transport = GrpcTransport(self.config, self._services())
             await self.repository.refresh()
             await self._tell_health()
             await self.transport.listen()
@@ -126,16 +127,17 @@ class App:
         else:
             log.warning("listening, not ready: %s; %s holds no model that can be served", where, self.config.models)
         if self.config.ready_file:
-            _write_atomically(self.config.ready_file, json.dumps({"grpc": self.transport.address()}))
+            write_ready(self.config.ready_file, self.transport.address())
 
 
 async def serve(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
+    """Serves until SIGTERM, SIGINT or the end of its supervisor, then drains; a second signal ends it at once."""
     app = App(config)
-    asked = asyncio.Event()
+    lifeline = Lifeline(config.lifeline) if config.lifeline >= 0 else None
+    asked, signals = asyncio.Event(), itertools.count()  # the supervisor's wish to stop is no signal
 
     def on_signal(number: int) -> None:
-        if asked.is_set():
+        if next(signals):
             log.warning("second signal: exiting at once")
             sys.stderr.flush()
             os._exit(128 + number)
@@ -145,11 +147,14 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     await app.start()
+    if lifeline:
+        lifeline.tell_ready()
+        follow = asyncio.create_task(_follow(lifeline))
+        follow.add_done_callback(lambda _: asked.set())
     await asked.wait()
     await app.stop()
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+async def _follow(lifeline: Lifeline) -> None:
+    await lifeline.lost()
+    log.info("the supervisor wants this process to stop, or is gone")

@@ -6,7 +6,6 @@ A card is input like any other: it is read, checked and bounded before anything 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from server.protobuf import fields
 
 KEY = "topclass.card"
 SCHEMA = 1
+MOST_TEXT = 64 << 20  # characters: golden pictures of megapixels fit
+MOST_FIELDS = 100_000  # at a file's top: metadata, functions, opsets; weights and nodes lie deeper
 _METADATA_PROPS = 14  # ModelProto.metadata_props
 
 
@@ -42,28 +43,40 @@ class Card:
 
 def read(text: str) -> Card:
     """The card from its JSON. ModelRefused where it is no card, or of a schema that this server does not know."""
+    if len(text) > MOST_TEXT:
+        raise ModelRefused(f"its card has {len(text)} characters; the most is {MOST_TEXT}")
     try:
         document = json.loads(text)
         schema = document["schema"]
         if schema != SCHEMA:
-            raise ModelRefused(f"its card has schema {schema!r}; this server reads schema {SCHEMA}")
-        labels = tuple(document["labels"])
-        if not all(isinstance(label, str) for label in labels):
-            raise TypeError("labels must be strings")
-        return Card(text, labels, document["certificate"]["graph_sha256"], _golden(document["golden"]))
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-        raise ModelRefused(f"its card cannot be read: {type(error).__name__}: {error}") from error
+            raise ModelRefused(f"its card has schema {str(schema)[:40]}; this server reads schema {SCHEMA}")
+        certified = _texts([document["certificate"]["graph_sha256"]])[0]
+        return Card(text, _texts(document["labels"]), certified, _golden(document["golden"]))
+    # Whoever wrote it may have written anything: numbers that no float holds, brackets without end, half characters.
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise ModelRefused(f"its card cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """Strings that can be sent; TypeError or ValueError where a value is none."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("labels and hashes must be strings")
+    for value in values:
+        value.encode()  # JSON can hold half a surrogate pair, UTF-8 and protobuf cannot
+    return tuple(values)
 
 
 def _golden(document: dict[str, Any] | None) -> Golden | None:
-    if not document:
+    if document is None:
         return None
     dtypes: dict[str, np.dtype] = {"uint8": np.dtype(np.uint8), "float32": np.dtype(np.float32)}
-    dtype = dtypes[document["dtype"]]
-    data = base64.b64decode(document["inputs_base64"], validate=True)
-    inputs = np.frombuffer(data, dtype).reshape([int(size) for size in document["shape"]])
-    probabilities = np.array(document["probabilities"], np.float32)
-    if probabilities.ndim != 2 or len(inputs) != len(probabilities):
+    dtype, shape = dtypes[document["dtype"]], document["shape"]
+    if not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"golden inputs of shape {str(shape)[:100]}")
+    inputs = np.frombuffer(base64.b64decode(document["inputs_base64"], validate=True), dtype).reshape(shape)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        probabilities = np.array(document["probabilities"], np.float32)
+    if probabilities.ndim != 2 or len(inputs) != len(probabilities) or not np.isfinite(probabilities).all():
         raise ValueError(f"{len(inputs)} golden inputs with probabilities of shape {probabilities.shape}")
     return Golden(inputs, probabilities)
 
@@ -76,7 +89,7 @@ def graph_sha256(model: bytes) -> str:
     digest = hashlib.sha256()
     view = memoryview(model)
     try:
-        for field in fields(model):
+        for field in fields(model, most=MOST_FIELDS):
             if field.number != _METADATA_PROPS:
                 digest.update(view[field.start : field.stop])
     except ValueError as error:

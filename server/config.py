@@ -70,12 +70,30 @@ class Config:
     # Under the 30 s that Kubernetes grants by default.
     drain_seconds: float = _setting(25.0, "after that, wait at most so long for accepted calls", low=0)
     reflection: bool = _setting(True, "answer gRPC reflection, for grpcurl and its like")
+    tls_certificate: Path | None = _setting(None, "PEM file: this server's certificate, then those that lead to its CA")
+    tls_key: Path | None = _setting(None, "PEM file: the certificate's private key, not encrypted")
+    tls_client_ca: Path | None = _setting(None, "PEM file: only callers with a certificate of this CA are let in")
+    token_file: Path | None = _setting(None, "one bearer token a line; only callers that send one of them are let in")
+    # Probes of Kubernetes and load balancers can send no token, and learn nothing but SERVING or NOT_SERVING.
+    open_health: bool = _setting(True, "answer grpc.health.v1 without a token, too")
+    # What a process does beside computing fills one core at most; several also survive the death of one.
+    processes: int = _setting(1, "server processes on the one port, watched and restarted", low=1, high=256)
+    lifeline: int = _setting(-1, "for the processes of --processes: the socket to their supervisor", low=-1)
     ready_file: Path | None = _setting(None, "write the address here, as JSON, once ready")
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def describe(self) -> str:
         """One line with every setting that is in force."""
         return " ".join(f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self))
+
+    def address(self, port: int) -> str:
+        """host:port, with brackets around an IPv6 address."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+
+    def flags(self) -> list[str]:
+        """The command line that gives this config again."""
+        values = {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(self)}
+        return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
 
 
 def checked(config: Config) -> Config:
@@ -92,6 +110,12 @@ def checked(config: Config) -> Config:
         raise ConfigError(f"watch is {config.watch!r}; it must be auto, poll or off")
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {config.log_level!r}; it must be debug, info, warning or error")
+    if (config.tls_certificate is None) != (config.tls_key is None):
+        raise ConfigError("tls_certificate and tls_key go together: give both, or neither")
+    if config.tls_client_ca and not config.tls_certificate:
+        raise ConfigError("tls_client_ca needs tls_certificate and tls_key: callers' certificates come over TLS")
+    if config.allow_control and config.processes > 1:
+        raise ConfigError("allow_control goes with processes = 1 only: LoadModel would reach one process of several")
     if config.max_queue_rows < config.max_request_rows:
         raise ConfigError(
             f"max_queue_rows is {config.max_queue_rows}, less than max_request_rows, {config.max_request_rows}: "

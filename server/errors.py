@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import grpc
 
+MOST_BYTES = 2000  # of a fault's words: gRPC sends each byte as up to three, and drops calls with 8 KB of metadata
+
 
 class ServingError(Exception):
-    """A fault whose words may be sent to the caller."""
+    """A fault whose words may be sent to the caller. Words of enormous length, which quote a request, are cut."""
 
     code = grpc.StatusCode.INTERNAL
 
     def __init__(self, message: str, *, row: int | None = None, retry_after_ms: int = 0):
-        super().__init__(message)
+        super().__init__(_clipped(message))
         self.row = row  # the guilty row of the batch, if there is one
         self.retry_after_ms = retry_after_ms  # 0: not said
+
+
+def _clipped(message: str) -> str:
+    if message.isascii() and len(message) <= MOST_BYTES:
+        return message
+    encoded = message.encode("utf-8", "replace")  # half a surrogate pair cannot be sent
+    return encoded[:MOST_BYTES].decode("utf-8", "ignore") + ("…" if len(encoded) > MOST_BYTES else "")
 
 
 class InvalidInput(ServingError):
@@ -77,4 +86,7 @@ class DeviceUnavailable(StartError):
 
 
 class ModelRefused(Exception):
-    """A model file that must not be served, and why."""
+    """A model file that must not be served, and why: one line, however the file wrote what is quoted of it."""
+
+    def __init__(self, reason: str):
+        super().__init__(_clipped(" ".join(reason.split())))

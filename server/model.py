@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from server.card import KEY, Card, graph_sha256
 from server.card import read as read_card
 from server.description import DESCRIPTION, Description
 from server.device import open_session
-from server.errors import InvalidInput, ModelRefused
+from server.errors import DeviceUnavailable, InvalidInput, ModelRefused
 
+log = logging.getLogger(__name__)
 # A kernel of another processor or a GPU rounds differently; a wrong weight, layout or scale differs by far more.
 GOLDEN_TOLERANCE = 1e-3
 DTYPES: dict[str, np.dtype] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
@@ -201,7 +203,13 @@ def load(path: Path, device: str) -> Model:
         raise ModelRefused(f"it cannot be read: {error.strerror}") from error
     if not data:
         raise ModelRefused("the file is empty")
-    return Model(data, device, described)
+    try:
+        return Model(data, device, described)
+    except (ModelRefused, DeviceUnavailable):
+        raise
+    except Exception as error:  # such as names that are not UTF-8: one strange file must not stop the others
+        log.exception("%s: an unforeseen fault", path)
+        raise ModelRefused(f"it cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _input_spec(session: ort.InferenceSession, described: Description) -> tuple[InputSpec, adapter.Convert]:

@@ -23,6 +23,7 @@ DTYPES: dict[pb.DataType.ValueType, np.dtype] = {
     pb.DATA_TYPE_FLOAT32: np.dtype(np.float32).newbyteorder("<"),
 }
 LOWEST_PRIORITY = 9
+MOST_DIMENSIONS = 32
 STREAM_WINDOW = 256  # requests of one stream in progress; the transport holds back the rest
 
 M = TypeVar("M", bound=Message)
@@ -206,9 +207,11 @@ def array(tensor: pb.Tensor, data: memoryview) -> np.ndarray:
     """The array of a tensor whose data is in `data`, without a copy; InvalidInput where they do not fit together."""
     if tensor.dtype not in DTYPES:
         raise InvalidInput(f"the tensor's dtype is {tensor.dtype}; it must be 1 (uint8) or 2 (float32)")
-    dtype, shape, size = DTYPES[tensor.dtype], list(tensor.shape), len(data)
-    if not shape:
+    if not tensor.shape:
         raise InvalidInput("the tensor has no shape")
+    if len(tensor.shape) > MOST_DIMENSIONS:  # before anything multiplies them
+        raise InvalidInput(f"the tensor has {len(tensor.shape)} dimensions; the most is {MOST_DIMENSIONS}")
+    dtype, shape, size = DTYPES[tensor.dtype], list(tensor.shape), len(data)
     wanted = dtype.itemsize
     for dimension in shape:
         wanted *= dimension
@@ -216,7 +219,7 @@ def array(tensor: pb.Tensor, data: memoryview) -> np.ndarray:
         raise InvalidInput(f"the tensor holds {size} bytes; {dtype.name} of shape {shape} takes {wanted}")
     try:
         return np.frombuffer(data, dtype).reshape(shape)
-    except ValueError as error:  # more dimensions than numpy has, or an empty batch of enormous rows
+    except ValueError as error:  # an empty batch of enormous rows
         raise InvalidInput(f"no array has shape {shape}") from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import logging
 import os
 import socket
 import stat
@@ -16,7 +18,10 @@ from grpc_reflection.v1alpha import reflection
 
 from server.config import Config
 from server.errors import StartError
+from server.tls import credentials
+from server.tokens import TokenInterceptor, Tokens
 
+log = logging.getLogger(__name__)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Handlers = dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]
@@ -28,21 +33,25 @@ class GrpcTransport:
     """A grpc.aio server with health and reflection. `listen`, then `close`."""
 
     def __init__(self, config: Config, services: Mapping[str, Handlers]):
-        """services: full service name → method name → handler."""
+        """services: full service name → method name → handler. StartError where a file with secrets is wrong."""
         self.port = 0
         self._config, self._services = config, services
         self._health = health.aio.HealthServicer()
+        self._secure = credentials(config)
+        self._guards = _guards(config)
 
     async def listen(self) -> None:
         """Binds and serves; StartError where the address cannot be had."""
         self._server = grpc.aio.server(
+            interceptors=self._guards,
             maximum_concurrent_rpcs=self._config.max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", self._config.max_streams),
                 ("grpc.http.overload_protection", 0),  # it refuses calls at random before the limit
-                ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half the calls
+                # Only among siblings: else a second server on the same port starts, and takes half the calls.
+                ("grpc.so_reuseport", int(self._config.lifeline >= 0)),
             ],
         )
         for name, handlers in self._services.items():
@@ -53,17 +62,21 @@ class GrpcTransport:
             reflection.enable_server_reflection(names, self._server)
         address = self.address(self._config.grpc_port)
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = self._bind(address)
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {address}: is the port in use, or the address not this machine's?"
             ) from error
         await self._server.start()
 
+    def _bind(self, address: str) -> int:
+        if self._secure:
+            return self._server.add_secure_port(address, self._secure)
+        return self._server.add_insecure_port(address)
+
     def address(self, port: int | None = None) -> str:
         """host:port, with brackets around an IPv6 address."""
-        host = self._config.host
-        return f"{f'[{host}]' if ':' in host else host}:{self.port if port is None else port}"
+        return self._config.address(self.port if port is None else port)
 
     async def tell_health(self, ready: bool) -> None:
         """Sets what grpc.health.v1 answers, for the server as a whole and for each service."""
@@ -87,6 +100,25 @@ class GrpcTransport:
         _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
         await asyncio.sleep(GOODBYE_SECONDS / 2)
         await self._server.stop(0)
+
+
+def _guards(config: Config) -> list[TokenInterceptor]:
+    if config.token_file is None:
+        return []
+    if not config.tls_certificate and not _is_loopback(config.host):
+        log.warning(
+            "tokens cross the network in the clear: the server listens on %s without TLS; give --tls-certificate "
+            "and --tls-key, or let only a proxy that has TLS reach it",
+            config.host,
+        )
+    return [TokenInterceptor(Tokens(config.token_file), config.open_health)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _sockets(port: int) -> tuple[list[socket.socket], list[socket.socket]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -19,6 +20,10 @@ from server.protobuf import BYTES, FIXED32, VARINT, delimited, fields, tag, vari
 from topclass.v1 import inference_pb2 as pb
 
 LARGE = 16 << 10  # bytes of a request from which it pays not to copy the tensor's data
+MOST_ANSWER = (1 << 31) - 1  # bytes of a protobuf message
+_SLICE = 8 << 20  # bytes of an answer that are written at once; the rest waits as bytes only
+_WHOLE = 4 << 20  # bytes of prepared rows of one model
+_FEW = 64  # fields of a request, more than the proto has; the library takes apart what has more
 _REQUEST_TENSOR, _REQUEST_IMAGES, _TENSOR_DATA = 4, 5, 3
 
 
@@ -39,12 +44,12 @@ def read_request(message: bytes) -> tuple[pb.PredictRequest, memoryview]:
 
 def _read_large(message: bytes) -> tuple[pb.PredictRequest, memoryview] | None:
     """The parts around one tensor's data, parsed by the library; None for a message of any other form."""
-    found = list(fields(message))
+    found = list(fields(message, most=_FEW))
     inputs = [field for field in found if field.number in (_REQUEST_TENSOR, _REQUEST_IMAGES)]
     if len(inputs) != 1 or inputs[0].number != _REQUEST_TENSOR or inputs[0].kind != BYTES:
         return None
     [tensor] = inputs
-    inner = list(fields(message, tensor.content, tensor.stop))
+    inner = list(fields(message, tensor.content, tensor.stop, most=_FEW))
     data = [field for field in inner if field.number == _TENSOR_DATA and field.kind == BYTES]
     if len(data) != 1:
         return None
@@ -63,80 +68,159 @@ class ResponseWriter:
             model=model, version=version, model_sha256=sha256, provider=provider
         ).SerializeToString()
         self._all_labels = pb.PredictResponse(labels=labels).SerializeToString()
-        self._full, self._short = _Rows(labels, probabilities=True), _Rows(labels, probabilities=False)
+        self._rows = _Rows(labels)
 
     def write(self, answer: Answer, request: pb.PredictRequest) -> bytes:
         """The answer to a request; InvalidInput names a row that has no finite probabilities."""
         probabilities = answer.rows
+        shape = Shape(not request.omit_probabilities, min(request.top_k, len(self._labels)))
+        size = self._rows.longest(shape)
+        if size * len(probabilities) > MOST_ANSWER:
+            raise InvalidInput(
+                f"the answer would have {len(probabilities)} rows of {size} bytes, more than one message holds; send "
+                "fewer rows, ask for a smaller top_k, or set omit_probabilities"
+            )
         top = probabilities.argmax(axis=1)
         best = probabilities[np.arange(len(top)), top]
         if not np.isfinite(best).all():  # NaN and infinity are what argmax finds first
             row = int(np.argmin(np.isfinite(best)))
             raise InvalidInput(f"row {row} gives no finite probabilities: its values are out of all range", row=row)
-        rows = self._short if request.omit_probabilities else self._full
-        if request.top_k:
-            written = self._ranked(probabilities, top, best, request)
-        else:
-            written = rows.write(probabilities, top, best)
-        labels = self._all_labels if request.include_labels else b""
-        return b"".join((written, self._provenance, _timing(answer), labels))
+        step = max(1, _SLICE // size)
+        parts = [
+            self._rows.write(probabilities[at : at + step], top[at : at + step], best[at : at + step], shape)
+            for at in range(0, len(top), step)
+        ]
+        return b"".join(
+            (*parts, self._provenance, _timing(answer), self._all_labels if request.include_labels else b"")
+        )
 
-    def _ranked(
-        self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, request: pb.PredictRequest
-    ) -> bytes:
-        """Predictions with their top k classes, through the library."""
-        k = min(request.top_k, len(self._labels))
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-        values = np.take_along_axis(probabilities, order, axis=1)
-        rows = [()] * len(top) if request.omit_probabilities else probabilities.tolist()
-        response, labels = pb.PredictResponse(), self._labels
-        for number, (ranking, row) in enumerate(zip(order.tolist(), values.tolist(), strict=True)):
-            first = int(top[number])
-            prediction = response.predictions.add(
-                top_class=first, label=labels[first], probability=float(best[number]), probabilities=rows[number]
-            )
-            for index, probability in zip(ranking, row, strict=True):
-                prediction.top_k.add(class_index=index, label=labels[index], probability=probability)
-        return response.SerializeToString()
+
+class Shape(NamedTuple):
+    """What the rows of an answer hold beside class and label: all probabilities or not, and so many ranks."""
+
+    probabilities: bool
+    ranks: int
+
+
+# Columns of the table that rows of bytes are: uint8 [n, w], and which of its bytes count; None: all of them.
+Columns = tuple[np.ndarray, np.ndarray | None]
+
+
+class _ByClass:
+    """Bytes for each class, of different length."""
+
+    def __init__(self, rows: Sequence[bytes]):
+        self.width = max(map(len, rows))
+        self._bytes = np.frombuffer(b"".join(row.ljust(self.width, b"\0") for row in rows), np.uint8)
+        self._bytes = self._bytes.reshape(len(rows), self.width)
+        lengths = np.array([len(row) for row in rows])
+        self._used = None if (lengths == self.width).all() else np.arange(self.width) < lengths[:, None]
+
+    def of(self, classes: np.ndarray) -> Columns:
+        """The bytes of some classes [...], as [..., width]."""
+        return self._bytes[classes], None if self._used is None else self._used[classes]
 
 
 class _Rows:
-    """A table of bytes: for each class, a serialized Prediction with holes for the numbers. The label comes last."""
+    """Serialized predictions of one model. Numbers have a fixed width; labels, and rankings of them, have not."""
 
-    def __init__(self, labels: Sequence[str], *, probabilities: bool):
-        self._with_probabilities = probabilities
-        classes = len(labels)
-        width = len(varint(classes - 1))
-        contents = []
-        for index, label in enumerate(labels):
-            row = tag(1, VARINT) + varint(index, width) + tag(3, FIXED32)
-            self._best = len(row)
-            row += bytes(4)
-            if probabilities:
-                row += tag(4, BYTES) + varint(4 * classes)
-                self._all = len(row)
-                row += bytes(4 * classes)
-            contents.append(row + delimited(2, label.encode()))
-        size_width = max(len(varint(len(row))) for row in contents)
-        rows = [tag(1, BYTES) + varint(len(row), size_width) + row for row in contents]
-        before = 1 + size_width
-        self._best += before
-        self._all_span = slice(self._all + before, self._all + before + 4 * classes) if probabilities else slice(0)
-        longest = max(map(len, rows))
-        self._table = np.zeros((classes, longest), np.uint8)
-        for index, whole in enumerate(rows):
-            self._table[index, : len(whole)] = np.frombuffer(whole, np.uint8)
-        lengths = np.array([len(row) for row in rows])
-        self._used = None if (lengths == longest).all() else np.arange(longest) < lengths[:, None]
+    def __init__(self, labels: Sequence[str]):
+        self._classes = len(labels)
+        width = len(varint(self._classes - 1))
+        index = [tag(1, VARINT) + varint(number, width) + tag(3, FIXED32) for number in range(self._classes)]
+        text = [delimited(2, label.encode()) for label in labels]
+        self._index, self._label = _ByClass(index), _ByClass(text)
+        self._before_all = np.frombuffer(tag(4, BYTES) + varint(4 * self._classes), np.uint8)
+        self._heads = [self._head(index, text, all_probabilities) for all_probabilities in (False, True)]
+        rest = 16 + self._index.width + self._label.width
+        self._longest = rest, rest + len(self._before_all) + 4 * self._classes
+        self._whole: list[Columns] = []  # for each class, where that is small: it grows with the square of the classes
+        if self._classes * self._longest[True] <= _WHOLE:
+            self._whole = [self._compose(np.arange(self._classes), all_) for all_ in (False, True)]
+        ranked = [number + bytes(4) + label for number, label in zip(index, text, strict=True)]
+        size_width = max(len(varint(len(entry))) for entry in ranked)
+        self._rank = _ByClass([tag(5, BYTES) + varint(len(entry), size_width) + entry for entry in ranked])
+        self._rank_value = 1 + size_width + self._index.width
 
-    def write(self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray) -> bytes:
+    def _head(self, index: Sequence[bytes], text: Sequence[bytes], all_probabilities: bool) -> _ByClass:
+        """For each class all that stands before its probability, in a row without ranks: its size is known."""
+        rest = 4 + (len(self._before_all) + 4 * self._classes if all_probabilities else 0)
+        sizes = [len(number) + rest + len(label) for number, label in zip(index, text, strict=True)]
+        width = len(varint(max(sizes)))
+        return _ByClass(
+            [tag(1, BYTES) + varint(size, width) + number for size, number in zip(sizes, index, strict=True)]
+        )
+
+    def longest(self, shape: Shape) -> int:
+        """Bytes of one row, or a few more, but never fewer."""
+        return self._longest[shape.probabilities] + shape.ranks * self._rank.width
+
+    def write(self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, shape: Shape) -> bytes:
         """The field `predictions` for float32 [n, C], its top classes [n] and their probabilities [n]."""
-        rows = self._table[top]
-        rows[:, self._best : self._best + 4] = _bytes(best[:, None])
-        if self._with_probabilities:
-            rows[:, self._all_span] = _bytes(probabilities)
-        written: bytes = (rows if self._used is None else rows[self._used[top]]).tobytes()
-        return written
+        if shape.ranks:
+            return self._write_ranked(probabilities, top, best, shape)
+        rows, used = self._holes(top, shape.probabilities)
+        value = self._heads[shape.probabilities].width
+        rows[:, value : value + 4] = _bytes(best[:, None])
+        if shape.probabilities:
+            first = value + 4 + len(self._before_all)
+            rows[:, first : first + 4 * self._classes] = _bytes(probabilities)
+        return bytes((rows if used is None else rows[used]).tobytes())
+
+    def _holes(self, top: np.ndarray, all_probabilities: bool) -> Columns:
+        """Whole rows with these top classes, but for their probabilities."""
+        if self._whole:
+            rows, used = self._whole[all_probabilities]
+            return rows[top], None if used is None else used[top]
+        return self._compose(top, all_probabilities)
+
+    def _compose(self, top: np.ndarray, all_probabilities: bool) -> Columns:
+        (head, _), (label, label_used) = self._heads[all_probabilities].of(top), self._label.of(top)
+        value, before = head.shape[1], len(self._before_all)
+        end = value + 4 + (before + 4 * self._classes if all_probabilities else 0)
+        rows = np.zeros((len(top), end + label.shape[1]), np.uint8)
+        rows[:, :value], rows[:, end:] = head, label
+        if all_probabilities:
+            rows[:, value + 4 : value + 4 + before] = self._before_all
+        if label_used is None:
+            return rows, None
+        used = np.ones(rows.shape, bool)
+        used[:, end:] = label_used
+        return rows, used
+
+    def _write_ranked(self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, shape: Shape) -> bytes:
+        """The same, with rankings, whose sizes differ from row to row."""
+        content: list[Columns] = [self._index.of(top), (_bytes(best[:, None]), None)]
+        if shape.probabilities:
+            before = np.broadcast_to(self._before_all, (len(top), len(self._before_all)))
+            content += [(before, None), (_bytes(probabilities), None)]
+        content += [self._label.of(top), self._ranking(probabilities, shape.ranks)]
+        sizes = np.zeros(len(top), np.int64)
+        for part, used in content:
+            sizes += part.shape[1] if used is None else used.sum(axis=1)
+        width = len(varint(self.longest(shape)))
+        head = np.broadcast_to(np.frombuffer(tag(1, BYTES), np.uint8), (len(top), 1))
+        return _joined([(head, None), (_varints(sizes, width), None), *content])
+
+    def _ranking(self, probabilities: np.ndarray, ranks: int) -> Columns:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :ranks]
+        entries, used = self._rank.of(order)
+        values = _bytes(np.take_along_axis(probabilities, order, axis=1)).reshape(*order.shape, 4)
+        entries[:, :, self._rank_value : self._rank_value + 4] = values
+        flat = len(order), ranks * self._rank.width
+        return entries.reshape(flat), None if used is None else used.reshape(flat)
+
+
+def _joined(columns: Sequence[Columns]) -> bytes:
+    rows = np.concatenate([part for part, _ in columns], axis=1)
+    used = np.concatenate([np.ones(part.shape, bool) if used is None else used for part, used in columns], axis=1)
+    return bytes(rows[used].tobytes())
+
+
+def _varints(values: np.ndarray, width: int) -> np.ndarray:
+    """uint8 [n, width]: each number as `varint` pads it."""
+    more = np.where(np.arange(width) < width - 1, 0x80, 0)
+    return (values[:, None] >> 7 * np.arange(width) & 0x7F | more).astype(np.uint8)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

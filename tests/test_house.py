@@ -81,3 +81,12 @@ def test_library_code_never_prints() -> None:
         if part in ("server", "topclass") and re.search(r"^\s*print\(", file.read_text(), re.M)
     }
     assert {name for name in printing if "__main__" not in name and "cli" not in name} == set()
+
+
+def test_every_promise_of_the_operators_page_names_a_test_that_is_there() -> None:
+    """Each `test_…` in docs/operate.md is a function of some test file, and each file named there exists."""
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "operate.md").read_text()))
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    there = {name for text in files.values() for name in re.findall(r"^def (test_\w+)\(", text, re.M)}
+    assert named
+    assert named <= there

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -19,38 +18,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests import models
 from tests.conftest import LiveServer
+from tests.server.conftest import ROOT, Start
 from tests.server.test_neighbours import Hold, until
 from tests.server.test_predict import pictures, tensor
 from topclass.v1 import inference_pb2 as pb
 from topclass.v1 import inference_pb2_grpc
-
-ROOT = Path(__file__).parents[2]
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that runs `python -m server` with flags; every process is ended after the test."""
-    running: list[subprocess.Popen[str]] = []
-
-    def run(*flags: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "server", "--grpc-port", "0", "--ready-file", str(tmp_path / "ready"), *flags]
-        running.append(
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=os.environ | environment,
-                stderr=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        return running[-1]
-
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
 
 
 def address(tmp_path: Path) -> str:

@@ -12,14 +12,14 @@ import grpc
 import numpy as np
 
 from tests import models
-from tests.server.test_life import Start, address, ended, start
+from tests.server.conftest import Start
+from tests.server.test_life import address, ended
 from tests.server.test_neighbours import until
 from tests.server.test_predict import pictures, probabilities, tensor
 from topclass import Client
 from topclass.v1 import inference_pb2 as pb
 from topclass.v1 import inference_pb2_grpc
 
-__all__ = ["start"]  # the fixture
 # grpc tries a lost server again after 1 s, then 1.6 s, and so on, and a deploy waits longer between two servers
 # (Kubernetes' minReadySeconds). Here both are shorter.
 RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]

@@ -1,0 +1,39 @@
+"""Fixtures: the real command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A function that runs `python -m server` with flags; every process is ended after the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def run(*flags: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "server", "--grpc-port", "0", "--ready-file", str(tmp_path / "ready"), *flags]
+        running.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | environment,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
