@@ -47,6 +47,7 @@ class App:
             max_rows=self.config.max_queue_rows,
             max_bytes=self.config.max_queue_bytes,
             window_seconds=self.config.batch_window_ms / 1e3,
+            pin=self.config.pin_workers,
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher)

@@ -47,6 +47,8 @@ class Config:
     allow_control: bool = _setting(False, "let callers load and unload models: LoadModel, UnloadModel")
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
+    # Off: pinned workers cannot step aside when something else takes their processor.
+    pin_workers: bool = _setting(False, "keep each worker on a processor of its own")
     # Eight times the largest call that warm-up tries: batching gains what it can before that (docs/decisions/0003).
     max_batch_rows: int = _setting(1024, "most rows computed together", low=1)
     # None: it makes a lone caller wait for nobody, and under load there is always something waiting.

@@ -14,6 +14,13 @@ def granted(root: Path = Path("/")) -> int:
     return available if quota is None else max(1, min(available, math.ceil(quota)))
 
 
+def pin_thread(number: int) -> None:
+    """Keeps the calling thread on one processor, the `number`th of those that this process may use; Linux only."""
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(os.getpid()))
+        os.sched_setaffinity(0, {allowed[number % len(allowed)]})  # 0: this thread
+
+
 def cgroup_quota(root: Path = Path("/")) -> float | None:
     """Processors that the cgroup grants, such as 1.5; None where nothing limits it. Reads cgroup v2, then v1.
 

@@ -47,7 +47,7 @@ def read(folder: Path) -> Description:
         return Description(labels=labels, labels_from=LABELS if labels else "")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
         raise ModelRefused(f"{DESCRIPTION} is not TOML: {error}") from error
     except RecursionError as error:
         raise ModelRefused(f"{DESCRIPTION} is nested too deeply") from error
@@ -103,7 +103,7 @@ def _value(key: str, value: Any) -> Any:
     read, wanted = _READ[key]
     try:
         return read(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelRefused(f"{DESCRIPTION} has {key} = {str(value)[:100]}; it must be {wanted}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -41,12 +42,15 @@ def refuse_external_data(model: bytes) -> None:
 
 
 def class_labels(model: bytes) -> tuple[str, ...]:
-    """The labels that a classifier of ai.onnx.ml (scikit-learn's) carries in its node; none where there is no such.
-
-    For a model that ONNX Runtime could load: of other bytes it may raise ValueError.
-    """
+    """The labels that a classifier of ai.onnx.ml (scikit-learn's) carries in its node; none where there is no such."""
     if b"classlabels_" not in model:
         return ()
+    with contextlib.suppress(ValueError):  # ONNX Runtime decides what is no model
+        return _class_labels(model)
+    return ()
+
+
+def _class_labels(model: bytes) -> tuple[str, ...]:
     for graph in _messages(model, 7, 0, len(model)):
         for node in _messages(model, 1, graph.content, graph.stop):
             for attribute in _messages(model, 5, node.content, node.stop):

@@ -9,11 +9,12 @@ import weakref
 from pathlib import Path
 
 from server import disk, memory, policy
-from server.batching import Batcher, Lane
+from server.batching import Batcher
 from server.config import Config
 from server.control import Wishes
 from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
+from server.lanes import Lane
 from server.model import Model, load
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter

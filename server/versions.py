@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from server.aliases import CHAMPION, PREVIOUS, Aliases
-from server.batching import Lane
 from server.disk import Signature
 from server.errors import Unavailable, UnknownModel
+from server.lanes import Lane
 from server.model import Model
 from server.wire import ResponseWriter
 

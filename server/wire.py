@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from server.batching import Answer
 from server.errors import InvalidInput
+from server.lanes import Answer
 from server.protobuf import BYTES, FIXED32, VARINT, delimited, fields, tag, varint
 from topclass.v1 import inference_pb2 as pb
 

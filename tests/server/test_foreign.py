@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -428,3 +431,38 @@ def test_two_files_of_labels_must_agree(serving: Callable[..., LiveServer]) -> N
     """labels.txt and labels in model.toml that differ refuse the version."""
     server = serving(linear((6,)), toml='output = "logits"\nlabels = ["a", "b", "c"]', labels="a\nc\nb")
     assert "labels.txt and model.toml have different labels; keep one of them" in reason(server)
+
+
+SMALL = sklearn(logistic(classlabels_strings=["a", "b", "c"]), TensorProto.INT64).SerializeToString()
+SOME = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@SOME
+@given(st.integers(0, len(SMALL) - 1), st.binary(max_size=12), st.integers(0, 12))
+def test_a_graph_of_any_bytes_is_walked_or_refused(at: int, bytes_: bytes, cut: int) -> None:
+    """With any bytes put anywhere into a model, looking into it gives an answer or ModelRefused, no other fault."""
+    from server import graph
+    from server.errors import ModelRefused
+
+    changed = SMALL[:at] + bytes_ + b"\x0a\x08location" + SMALL[at + cut :]
+    with contextlib.suppress(ModelRefused):
+        graph.refuse_external_data(changed)
+    assert all(isinstance(label, str) for label in graph.class_labels(changed))
+
+
+VALUES = st.sampled_from(
+    ["1", "-1", "1e400", "9" * 5000, "9" * 400, "inf", "[]", "[1]", "[1, 2, 3]", "[[1]]", '"NCHW"', '""', "true",
+     "2020-01-01", "{a = 1}", "[" * 2000, '["a", "b"]', "[5, 4]", "[5, -4]", "\x00"]
+)  # fmt: skip
+
+
+@SOME
+@given(st.dictionaries(st.sampled_from([*"ab", "layout", "size", "scale", "mean", "std", "output", "labels"]), VALUES))
+def test_a_description_of_any_values_is_read_or_refused(tmp_path: Path, values: dict[str, str]) -> None:
+    """Whatever stands in model.toml, reading it gives a description or ModelRefused, no other fault."""
+    from server import description
+    from server.errors import ModelRefused
+
+    (tmp_path / "model.toml").write_text("\n".join(f"{key} = {value}" for key, value in values.items()))
+    with contextlib.suppress(ModelRefused):
+        assert description.read(tmp_path).described

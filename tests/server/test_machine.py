@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image
 
 from server import cpus, device, images
+from server.batching import Batcher
 from server.errors import DeviceUnavailable
 from server.model import InputSpec
 
@@ -50,6 +54,27 @@ def test_no_cgroup_grants_what_the_affinity_mask_says(tmp_path: Path) -> None:
     assert cpus.granted(tmp_path) == len(os.sched_getaffinity(0))
     put(tmp_path, "sys/fs/cgroup/cpu.max", "rubbish")
     assert cpus.cgroup_quota(tmp_path) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads can be pinned on Linux only")
+def test_pinned_workers_stay_on_a_processor_each() -> None:
+    """With pin, each worker may run on one processor, and the process as a whole on all of them as before."""
+    before, seen = os.sched_getaffinity(0), dict[str, set[int]]()
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        seen[threading.current_thread().name] = os.sched_getaffinity(0)
+        time.sleep(0.01)
+        return rows
+
+    async def main() -> None:
+        batcher = Batcher(workers=2, max_rows=1000, max_bytes=10**6, pin=True)
+        await batcher.lane(compute, 1, 1).submit(np.zeros((20, 1), np.float32))
+        batcher.close()
+
+    asyncio.run(main())
+    wanted = sorted(before)
+    assert seen == {"worker-0": {wanted[0]}, "worker-1": {wanted[1 % len(wanted)]}}
+    assert os.sched_getaffinity(0) == before
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu_and_cuda_says_why_not() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server import wire
-from server.batching import Answer
 from server.errors import InvalidInput
+from server.lanes import Answer
 from topclass.v1 import inference_pb2 as pb
 
 LABELS = st.lists(st.text(max_size=40), min_size=2, max_size=300)
