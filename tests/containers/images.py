@@ -21,7 +21,10 @@ from tests.containers.podman import ROOT, SERVER, TRAINER, Failed, Stack, inspec
 
 MADE_BASE = "localhost/topclass-base:bookworm"
 # The slim images leave the same out.
-UNWANTED = ("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/info", "usr/share/man")
+UNWANTED = (
+    *("var/cache/apt", "var/lib/apt/lists", "var/log"),
+    *("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man"),
+)
 
 SEEN = ("index-url", "extra-index-url", "find-links", "no-index", "cert", "trusted-host", "proxy", "timeout")
 
