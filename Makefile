@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test test-containers check format proto serve retrain clean
+.PHONY: help env demo test check format proto serve retrain soak fairness test-containers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -17,9 +17,6 @@ demo: env  ## train on real digits, export, serve, predict: the whole path in un
 
 test: env  ## the tests
 	$(PY) -m pytest $(TESTS)
-
-test-containers: env  ## build the images, bring docker-compose.yml up with podman, test what runs (root, 10 minutes)
-	scripts/test-containers
 
 check: env  ## lint, types, the proto files, and that the generated stubs are fresh
 	$(PY) -m ruff check .
@@ -41,6 +38,15 @@ serve: env  ## serve ./models on port 8001
 
 retrain: env  ## train, verify, compare, publish: make retrain MODEL=digits
 	$(PY) retrain.py $(or $(MODEL),digits) $(ARGS)
+
+soak: env  ## 200,000 mixed requests; memory must stay flat (some minutes)
+	$(PY) -m benchmarks.soak $(ARGS)
+
+fairness: env  ## a lone caller beside bulk callers: who waits how long
+	$(PY) -m benchmarks.fairness
+
+test-containers: env  ## build the images and run the compose file with podman (root; ten minutes the first time)
+	scripts/test-containers
 
 clean:  ## remove environments and caches; runs/ and models/ stay
 	rm -rf .venv .venv-proto .venv-containers .mypy_cache .ruff_cache .pytest_cache demo

@@ -53,7 +53,9 @@ def server(models: Path, *flags: str) -> Iterator[Running]:
         ready = Path(folder) / "ready"
         command = [sys.executable, "-m", "server", "--models", str(models), "--grpc-port", "0", "--device", "cpu"]
         more = ["--ready-file", str(ready), "--stop-delay-seconds", "0", "--log-level", "warning", *flags]
-        process = subprocess.Popen([*command, *more], cwd=ROOT)
+        log = Path(folder) / "log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=stderr)
         try:
             while not ready.exists():
                 if process.poll() is not None:
@@ -63,8 +65,8 @@ def server(models: Path, *flags: str) -> Iterator[Running]:
         finally:
             process.terminate()
             process.wait(60)
-        if process.returncode != 0:
-            raise SystemExit(f"the server ended with status {process.returncode}")
+        if process.returncode != 0 or "Traceback" in log.read_text():
+            raise SystemExit(f"the server ended with status {process.returncode}; its log:\n{log.read_text()[-4000:]}")
 
 
 @dataclass(frozen=True)

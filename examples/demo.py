@@ -54,8 +54,9 @@ def main() -> int:
         print(f"\nThe demo stopped: {' '.join(error.cmd[1:])} ended with status {error.returncode}.", file=sys.stderr)
         return 1
     _say("Times")
-    print("  " + "   ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()), end="")
-    print(f"   all {time.perf_counter() - started:.1f} s")
+    times["all"] = time.perf_counter() - started
+    told = {name: f"{taken:.1f} s" if taken >= 1 else f"{taken * 1e3:.0f} ms" for name, taken in times.items()}
+    print("  " + "   ".join(f"{name} {taken}" for name, taken in told.items()))
     _how_to_go_on()
     return 0
 

@@ -111,7 +111,14 @@ async def _abort(context: Any, fault: ServingError) -> None:
         metadata.append(("topclass-row", str(fault.row)))
     if fault.retry_after_ms:
         metadata.append(("grpc-retry-pushback-ms", str(fault.retry_after_ms)))
-    await context.abort(fault.code, str(fault), tuple(metadata))
+    try:
+        await context.abort(fault.code, str(fault), tuple(metadata))
+    except grpc.aio.AbortError:
+        raise  # that is how abort ends
+    except Exception as error:
+        if context.done():  # the caller left, or its deadline passed, while it was being told
+            raise asyncio.CancelledError from error
+        raise
 
 
 def _access(call: Call, status: str, started: float) -> None:

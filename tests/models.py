@@ -19,7 +19,7 @@ SIDE = 4
 
 def weights(features: int, classes: int, seed: int = 0) -> np.ndarray:
     """What `classifier` computes with: float32 [features, classes]."""
-    return np.array(np.random.default_rng(seed).normal(0, 1 / 255, (features, classes)), np.float32)
+    return np.random.default_rng(seed).normal(0, 1 / 255, (features, classes)).astype(np.float32)
 
 
 def expected(rows: np.ndarray, classes: int = 3, seed: int = 0) -> np.ndarray:
@@ -27,7 +27,8 @@ def expected(rows: np.ndarray, classes: int = 3, seed: int = 0) -> np.ndarray:
     flat = rows.reshape(len(rows), -1).astype(np.float32)
     logits = flat @ weights(flat.shape[1], classes, seed)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def classifier(
