@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test check format proto serve retrain soak fairness test-containers clean
+.PHONY: help env demo test check format proto serve retrain soak fairness test-gpu test-containers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,6 +44,9 @@ soak: env  ## 200,000 mixed requests; memory must stay flat (some minutes)
 
 fairness: env  ## a lone caller beside bulk callers: who waits how long
 	$(PY) -m benchmarks.fairness
+
+test-gpu: env  ## the tests of --device cuda, with the real onnxruntime-gpu
+	scripts/test-gpu
 
 test-containers: env  ## build the images and run the compose file with podman (root; ten minutes the first time)
 	scripts/test-containers

@@ -25,7 +25,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+import server.aliases
 import server.model
+from server.aliases import CHAMPION, PREVIOUS, AliasError, Aliases
 from server.errors import ModelRefused
 from topclass import Client, InvalidInput, NotFound, TopclassError, Unavailable
 
@@ -69,6 +71,8 @@ def retrain(options: argparse.Namespace) -> tuple[int, str]:
     champion = _served(client, options) or _published(options)
     _say(f"champion: {champion.name if champion else 'none yet, so any model that proves itself is published'}")
 
+    _aliases(options.models / options.model)  # one that cannot be read is told before hours of training
+
     run = _train(options, champion)
     candidate = run / "model.onnx"
     _step("export", [sys.executable, "-m", "export", str(run), "-o", str(candidate)])
@@ -85,6 +89,7 @@ def retrain(options: argparse.Namespace) -> tuple[int, str]:
             return KEPT, f"not published, the model now served is better: {comparison} ({run})"
 
     path = _publish(candidate, options)
+    _promote(path)
     if client is None:
         return PUBLISHED, f"published {path}: {comparison}; no server at {options.server}, so nothing was watched"
     try:
@@ -129,10 +134,11 @@ def _served(client: Client | None, options: argparse.Namespace) -> Champion | No
 
 
 def _published(options: argparse.Namespace) -> Champion | None:
-    """The newest version in the repository that can be loaded."""
+    """The version in the repository that a server would answer with: its champion, else the newest that loads."""
     folder: Path = options.models / options.model
     versions = [int(v.name) for v in folder.glob("*") if re.fullmatch(r"[1-9]\d*", v.name)] if folder.is_dir() else []
-    for version in sorted(versions, reverse=True):
+    named = _aliases(folder).get(CHAMPION)
+    for version in sorted(versions, key=lambda version: (version == named, version), reverse=True):
         try:
             model = server.model.load(folder / str(version) / "model.onnx", "cpu")
         except ModelRefused as refused:
@@ -210,6 +216,28 @@ def _publish(candidate: Path, options: argparse.Namespace) -> Path:
         ],
     )
     return Path(output)
+
+
+def _promote(path: Path) -> None:
+    """Where a champion is named, the new version becomes it, and the one before is called previous for a rollback.
+
+    Without, the newest version answers anyhow, and nothing is written.
+    """
+    model = path.parent.parent
+    if CHAMPION not in _aliases(model):
+        return
+    try:
+        now = server.aliases.assign(model, CHAMPION, int(path.parent.name))
+    except (AliasError, OSError) as error:
+        raise Failure(f"published {path}, but it could not be made champion: {error}") from error
+    _say(f"champion: version {now[CHAMPION]}, previous: version {now.get(PREVIOUS, 'none')}")
+
+
+def _aliases(model: Path) -> Aliases:
+    try:
+        return server.aliases.read(model)
+    except AliasError as error:
+        raise Failure(f"{model}: {error}") from error
 
 
 def _watch(

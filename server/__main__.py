@@ -10,6 +10,7 @@ import sys
 # grpc's core writes lines of its own to stderr, one of them at each stop; it reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from server import cli
 from server.app import serve
 from server.config import load
 from server.errors import ConfigError, StartError
@@ -17,6 +18,8 @@ from server.errors import ConfigError, StartError
 
 def main() -> int:
     """The exit status: 0 stopped as asked, 1 could not start, 2 a setting is wrong."""
+    if sys.argv[1:2] and sys.argv[1] in cli.COMMANDS:
+        return cli.main(sys.argv[1:])
     try:
         config = load(sys.argv[1:], os.environ)
         logging.basicConfig(

@@ -15,10 +15,11 @@ from server import cpus, device
 from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
-from server.interceptor import Interceptor
+from server.interceptor import Call, Interceptor, Unary
 from server.repository import Repository
 from server.service import InferenceService
 from server.transport import GrpcTransport, Handlers
+from server.watch import changes
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class App:
             self._batcher.close()
             self._decoders.shutdown(cancel_futures=True)
             raise
-        if self.config.watch_seconds:
+        if self.config.watch != "off" and self.config.watch_seconds:
             self._tasks.append(asyncio.create_task(self._watch()))
         self._announce()
 
@@ -89,12 +90,22 @@ class App:
                 "PredictStream": self.calls.stream("PredictStream", service.predict_stream),
                 "GetModel": self.calls.unary("GetModel", service.get_model),
                 "ListModels": self.calls.unary("ListModels", service.list_models),
+                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(service.load_model)),
+                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(service.unload_model)),
             }
         }
 
+    def _then_tell_health(self, handler: Unary) -> Unary:
+        async def answer(message: bytes, call: Call) -> bytes:
+            try:
+                return await handler(message, call)
+            finally:
+                await self._tell_health()
+
+        return answer
+
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.watch_seconds)
+        async for _ in changes(self.config.models, self.config.watch, self.config.watch_seconds):
             try:
                 await self.repository.refresh()
                 await self._tell_health()

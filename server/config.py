@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server import policy, watch
 from server.errors import ConfigError
 
 MIB = 1 << 20
@@ -35,10 +36,15 @@ class Config:
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N; cuda fails at start where it cannot be used")
     version_policy: str = _setting(
         # Two, so that who pinned the version before a swap can finish with it.
-        "latest:2",
-        "which versions to serve: latest:N, all, or specific:V,V…",
+        policy.USUAL,
+        "which versions to serve: latest:N, all or specific:V,V…, or by model: latest:2;digits=all;pets=specific:1,3; "
+        "what has an alias is served in any case",
     )
-    watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never", low=0)
+    # Notices where the system gives them. Network file systems give none of other machines' changes; hence the next.
+    watch: str = _setting("auto", "how to learn of new versions: auto (inotify, and looking), poll (looking) or off")
+    watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never, as --watch off", low=0)
+    # Off, because whoever may call Predict could stop it for all.
+    allow_control: bool = _setting(False, "let callers load and unload models: LoadModel, UnloadModel")
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
     # Eight times the largest call that warm-up tries: batching gains what it can before that (docs/decisions/0003).
@@ -79,8 +85,9 @@ def checked(config: Config) -> Config:
             raise ConfigError(f"{setting.name} is {value}; it must be {limits}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise ConfigError(f"device is {config.device!r}; it must be auto, cpu, cuda or cuda:N")
-    if not re.fullmatch(r"latest:[1-9]\d*|all|specific:\d+(,\d+)*", config.version_policy):
-        raise ConfigError(f"version_policy is {config.version_policy!r}; it must be latest:N, all or specific:V,V…")
+    policy.parse(config.version_policy)
+    if config.watch not in watch.HOWS:
+        raise ConfigError(f"watch is {config.watch!r}; it must be auto, poll or off")
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {config.log_level!r}; it must be debug, info, warning or error")
     if config.max_queue_rows < config.max_request_rows:
@@ -109,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m server",
         description="Serve the ONNX classifiers of a model repository over gRPC.",
         epilog="Each flag may also be given as TOPCLASS_<NAME> in the environment, or as <name> in the file "
-        "that --config names. `python -m server doctor` says what this machine can do.",
+        "that --config names. `python -m server doctor` says what this machine can do; `python -m server alias` and "
+        "`python -m server rollback` say which version answers (each has its own --help).",
     )
     parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
     for setting in dataclasses.fields(Config):

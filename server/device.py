@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import onnxruntime as ort
 
 from server.errors import DeviceUnavailable, ModelRefused
@@ -16,14 +19,14 @@ def open_session(data: bytes, device: str) -> tuple[ort.InferenceSession, str]:
     device: cpu, cuda or cuda:N. DeviceUnavailable where CUDA was asked for and the session runs elsewhere;
     ModelRefused where the bytes are no model that ONNX Runtime can run.
     """
-    providers = [CPU] if device == "cpu" else [(CUDA, {"device_id": device.partition(":")[2] or "0"}), CPU]
+    providers = [CPU] if device == "cpu" else [(CUDA, _cuda_options(device)), CPU]
     try:
         session = ort.InferenceSession(data, _options(), providers=providers)
     except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
         raise ModelRefused(f"ONNX Runtime cannot load it: {str(error).strip().splitlines()[0]}") from error
     got = session.get_providers()[0]
     if device != "cpu" and got != CUDA:
-        raise DeviceUnavailable(f"--device {device} was asked for, but ONNX Runtime gave {got}: {why_not_cuda()}")
+        raise _unavailable(device)
     return session, got
 
 
@@ -34,12 +37,12 @@ def choose(device: str) -> str:
     """
     if device == "cpu":
         return device
-    if CUDA not in ort.get_available_providers():
+    if CUDA not in built_in():
         if device == "auto":
             return "cpu"
-        raise DeviceUnavailable(f"--device {device} was asked for, but {why_not_cuda()}")
+        raise _unavailable(device)
     wanted = "cuda" if device == "auto" else device
-    ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    preload()
     try:
         open_session(_probe(), wanted)
     except DeviceUnavailable:
@@ -49,17 +52,45 @@ def choose(device: str) -> str:
     return wanted
 
 
-def why_not_cuda() -> str:
-    """The cause and the cure, in one sentence."""
-    if CUDA not in ort.get_available_providers():
+def built_in() -> list[str]:
+    """The providers that the installed ONNX Runtime was built with; nothing is said of the hardware."""
+    return list(ort.get_available_providers())
+
+
+def preload() -> None:
+    """Finds the CUDA libraries that pip installed, without the lines that ONNX Runtime prints on stdout."""
+    ort.set_default_logger_severity(4)  # it warns on stderr, in colours, of each library; the cause is told by us
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
+def why_not_cuda() -> tuple[str, str]:
+    """The cause and the cure, a clause each."""
+    if CUDA not in built_in():
         return (
-            f"the installed onnxruntime {ort.__version__} is a CPU build; install onnxruntime-gpu "
-            "(server/requirements-gpu.txt) in an environment that does not have the package onnxruntime"
+            f"the installed onnxruntime {ort.__version__} is a CPU build",
+            "install onnxruntime-gpu (server/requirements-gpu.txt) in an environment without the package onnxruntime",
         )
     return (
-        f"onnxruntime-gpu {ort.__version__} could not use a GPU; check that nvidia-smi lists one, that its driver "
-        "supports CUDA 13, and that CUDA and cuDNN are installed: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        f"onnxruntime-gpu {ort.__version__} could not use a GPU",
+        "check that nvidia-smi lists one, that its driver supports CUDA 13, and that CUDA and cuDNN are installed: "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]'",
     )
+
+
+def _unavailable(device: str) -> DeviceUnavailable:
+    cause, cure = why_not_cuda()
+    return DeviceUnavailable(f"--device {device} was asked for, but {cause}; {cure}")
+
+
+def _cuda_options(device: str) -> dict[str, str]:
+    return {
+        "device_id": device.partition(":")[2] or "0",
+        # EXHAUSTIVE, the default, times every algorithm at every new batch size, in the middle of someone's request.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Doubling, the default, holds up to twice what the model needs for as long as the server runs.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
 
 
 def _options() -> ort.SessionOptions:

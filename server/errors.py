@@ -34,6 +34,18 @@ class OtherModel(ServingError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class NotAllowed(ServingError):
+    """This server was not started to do that."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class CannotLoad(ServingError):
+    """A version that LoadModel asked for was refused; the words say why."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class QueueFull(ServingError):
     """More rows wait than the server may hold."""
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from server import adapter, description, graph
 from server.card import KEY, Card, graph_sha256
 from server.card import read as read_card
+from server.description import DESCRIPTION, Description
 from server.device import open_session
 from server.errors import InvalidInput, ModelRefused
 
@@ -63,15 +65,21 @@ class Cost:
 class Model:
     """A classifier that answers. `compute` may be called from several threads at once."""
 
-    def __init__(self, data: bytes, device: str):
-        """Reads a serialized ONNX model; ModelRefused, with the reason, for one that must not be served."""
+    def __init__(self, data: bytes, device: str, described: Description | None = None):
+        """Reads a serialized ONNX model; ModelRefused, with the reason, for one that must not be served.
+
+        described: what stands beside a model without a card.
+        """
+        described = described or Description()
         self.sha256 = hashlib.sha256(data).hexdigest()
         graph_hash = graph_sha256(data)  # before ONNX Runtime: it walks the bytes and finds a truncated file
+        graph.refuse_external_data(data)
         self._session, self.provider = open_session(data, device)
-        self.input = _input_spec(self._session)
-        self._output, self.classes = _output(self._session)
-        self.card = self._card(graph_hash)
-        self.labels = self._labels()
+        self.input, self._prepare = _input_spec(self._session, described)
+        self._output, self._finish = _output(self._session, described), adapter.answers(described.output)
+        self.card = self._card(graph_hash, described)
+        self.classes = self._count_classes()
+        self.labels = self._labels(data, described)
         self.cost = Cost(1e-3, 0.0, CHUNKS[-1])
         self._warm_up()
 
@@ -96,13 +104,15 @@ class Model:
             raise InvalidInput(f"row {row} holds a value that is not finite", row=row)
 
     def _run(self, rows: np.ndarray) -> np.ndarray:
-        probabilities: np.ndarray = self._session.run([self._output], {self.input.name: rows})[0]
-        return probabilities
+        out: np.ndarray = self._session.run([self._output], {self.input.name: self._prepare(rows)})[0]
+        return self._finish(out)
 
-    def _card(self, graph_hash: str) -> Card | None:
+    def _card(self, graph_hash: str, described: Description) -> Card | None:
         text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
             return None
+        if described.described:
+            raise ModelRefused(f"it has a card, which describes it, and {DESCRIPTION} beside it; remove {DESCRIPTION}")
         card = read_card(text)
         if card.graph_sha256 != graph_hash:
             raise ModelRefused(
@@ -111,11 +121,37 @@ class Model:
             )
         return card
 
-    def _labels(self) -> tuple[str, ...]:
-        labels = self.card.labels if self.card else ()
+    def _labels(self, data: bytes, described: Description) -> tuple[str, ...]:
+        """From its card, else from the files beside it, else from its node, else the indices."""
+        labels, origin = described.labels, described.labels_from
+        if self.card and self.card.labels:
+            if labels and labels != self.card.labels:
+                raise ModelRefused(f"its card and {origin} have different labels; remove {origin}")
+            labels, origin = self.card.labels, "its card"
         if labels and len(labels) != self.classes:
-            raise ModelRefused(f"its card has {len(labels)} labels for {self.classes} classes")
-        return labels or tuple(map(str, range(self.classes)))
+            raise ModelRefused(f"{origin} has {len(labels)} labels for {self.classes} classes")
+        inside = () if labels else graph.class_labels(data)
+        return labels or (inside if len(inside) == self.classes else tuple(map(str, range(self.classes))))
+
+    def _count_classes(self) -> int:
+        """How many columns the answers have; ModelRefused unless two rows give two, and at least two columns."""
+        out = self._try(np.zeros((2, *self.input.row), self.input.dtype))
+        if out.ndim != 2 or len(out) != 2:
+            raise ModelRefused(f"two rows give an output of shape {list(out.shape)}; it must be [2, C]")
+        if out.shape[1] < 2:
+            raise ModelRefused(
+                f"its output has shape {list(out.shape)}; it must be [N, C] with at least two classes. If it is the "
+                f'probability of the second of two, say output = "sigmoid" in {DESCRIPTION}; "logits" if it is a logit'
+            )
+        return int(out.shape[1])
+
+    def _try(self, rows: np.ndarray) -> np.ndarray:
+        try:
+            return self._run(rows)
+        except ModelRefused:
+            raise
+        except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
+            raise ModelRefused(f"it cannot be computed: {str(error).strip().splitlines()[0]}") from error
 
     def _warm_up(self) -> None:
         """Proves on this machine and provider that it computes what its exporter computed, and measures its cost."""
@@ -145,28 +181,31 @@ class Model:
 
     def _must_be_probabilities(self) -> None:
         """A file without golden samples must at least answer with distributions."""
-        row = np.zeros((2, *self.input.row), self.input.dtype)
-        out = self._run(row)
-        if out.shape != (2, self.classes):
-            raise ModelRefused(f"two rows give an output of shape {list(out.shape)}; it must be [2, {self.classes}]")
+        rows = np.random.default_rng(0).integers(0, 256, (2, *self.input.row)).astype(self.input.dtype)
+        rows[0] = 0
+        out = self._run(rows if self.input.dtype == np.uint8 else rows / np.float32(255))
         if not (np.isfinite(out).all() and (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-3)):
+            sums = " and ".join(f"{total:g}" for total in out.sum(axis=1))
             raise ModelRefused(
-                f"its output {self._output!r} is not probabilities: a row sums to {out.sum(axis=1)[0]:g}"
+                f"its output {self._output!r} is not probabilities: two rows sum to {sums}. If it is logits, say "
+                f'output = "logits" in {DESCRIPTION} beside it'
             )
 
 
 def load(path: Path, device: str) -> Model:
-    """The model in a file; ModelRefused with the reason where it cannot be served."""
+    """The model in a file, with what stands beside it; ModelRefused with the reason where it cannot be served."""
+    described = description.read(path.parent)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ModelRefused(f"it cannot be read: {error.strerror}") from error
     if not data:
         raise ModelRefused("the file is empty")
-    return Model(data, device)
+    return Model(data, device, described)
 
 
-def _input_spec(session: ort.InferenceSession) -> InputSpec:
+def _input_spec(session: ort.InferenceSession, described: Description) -> tuple[InputSpec, adapter.Convert]:
+    """What callers send, and what makes the graph's input of it."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise ModelRefused(f"it has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); it must have one")
@@ -174,27 +213,45 @@ def _input_spec(session: ort.InferenceSession) -> InputSpec:
     if node.type not in DTYPES:
         raise ModelRefused(f"its input is {node.type}; it must be one of {', '.join(DTYPES)}")
     if len(node.shape) < 2 or isinstance(node.shape[0], int):
-        raise ModelRefused(f"its input has shape {node.shape}; the first dimension must be a symbolic batch axis")
+        raise ModelRefused(
+            f"its input has shape {node.shape}; the first dimension must be a symbolic batch axis: export it with one "
+            "(PyTorch: dynamic_axes or dynamic_shapes; tf2onnx: an input signature with None; onnx: a dim_param)"
+        )
+    dtype = DTYPES[node.type]
+    if described.layout:
+        row, convert = adapter.pictures(described, node.shape, dtype)
+        return InputSpec(node.name, np.dtype(np.uint8), row), convert
     row = tuple(node.shape[1:])
     if not all(isinstance(size, int) and size > 0 for size in row):
-        raise ModelRefused(f"its input has shape {node.shape}; all dimensions but the batch must be fixed")
-    return InputSpec(node.name, DTYPES[node.type], row)
+        raise ModelRefused(
+            f"its input has shape {node.shape}; all dimensions but the batch must be fixed. If it is pictures, say "
+            f"their layout and size in {DESCRIPTION} beside it"
+        )
+    return InputSpec(node.name, dtype, row), lambda rows: rows
 
 
-def _output(session: ort.InferenceSession) -> tuple[str, int]:
-    """The name of the output that holds [N, C] floats, and C."""
+def _output(session: ort.InferenceSession, described: Description) -> str:
+    """The name of the output that holds the answer: the one that the description names, else the one that can."""
     outputs = session.get_outputs()
-    named = [o for o in outputs if o.name == "probabilities"] or outputs
-    fitting = [o for o in named if o.type == "tensor(float)" and len(o.shape) == 2]
+    told = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
+    wanted = described.output_name or "probabilities"
+    named = [o for o in outputs if o.name == wanted] or outputs
+    if described.output_name and named is outputs:
+        raise ModelRefused(f"{DESCRIPTION} has output_name = {wanted}; its outputs are {told}")
+    ranks = (2,) if described.output == "probabilities" else (1, 2)
+    fitting = [o for o in named if o.type == "tensor(float)" and len(o.shape) in ranks]
+    if not fitting and any(o.type.startswith("seq(map(") for o in outputs):
+        raise ModelRefused(
+            f"it has outputs {told}: a sequence of maps (ZipMap); export it without, by "
+            "convert_sklearn(…, options={'zipmap': False})"
+        )
     if len(fitting) != 1:
         raise ModelRefused(
-            f"it has outputs {', '.join(f'{o.name} {o.type} {o.shape}' for o in outputs)}; "
-            "one of them must be float [N, C], or be named probabilities"
+            f"it has outputs {told}; one of them must be float [N, C], or be named probabilities, or by output_name in "
+            f"{DESCRIPTION} beside it"
         )
-    classes = fitting[0].shape[1]
-    if not isinstance(classes, int) or classes < 2:
-        raise ModelRefused(f"its output has shape {fitting[0].shape}; it must be [N, C] with at least two classes")
-    return fitting[0].name, classes
+    name: str = fitting[0].name
+    return name
 
 
 def _measure(run: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> Cost:

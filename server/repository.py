@@ -1,61 +1,28 @@
-"""Finds, loads, warms and swaps model versions: NAME/VERSION/model.onnx under one folder."""
+"""Loads, proves, warms and swaps model versions, so that memory follows what lies in the repository's folder."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
+import weakref
 from pathlib import Path
 
+from server import disk, memory, policy
 from server.batching import Batcher, Lane
 from server.config import Config
-from server.errors import DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
+from server.control import Wishes
+from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
+from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
 from server.model import Model, load
+from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
 
+__all__ = ["Entry", "Repository", "Served", "State"]
+
 log = logging.getLogger(__name__)
-FILE = "model.onnx"
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 # Of one worker's time: short enough that small requests never wait long, long enough that the hand-over does not count.
 PIECE_SECONDS, SPLIT_SECONDS = 2e-3, 300e-6
-
-
-class State(Enum):
-    """What a version is doing."""
-
-    LOADING = "loading"
-    READY = "ready"
-    UNAVAILABLE = "unavailable"
-
-
-@dataclass(frozen=True)
-class Served:
-    """A version that answers."""
-
-    name: str
-    version: int
-    model: Model
-    lane: Lane
-    writer: ResponseWriter
-
-
-Signature = tuple[int, int, int] | None  # what tells one file from another without reading it; None: no file
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One version as `ListModels` tells it. `served` is there while it is ready."""
-
-    name: str
-    version: int
-    signature: Signature
-    state: State
-    reason: str = ""
-    served: Served | None = None
 
 
 class Repository:
@@ -63,163 +30,227 @@ class Repository:
 
     def __init__(self, config: Config, device: str, batcher: Batcher):
         self._folder, self._config, self._device, self._batcher = config.models, config, device, batcher
-        self._entries: dict[str, dict[int, Entry]] = {}
-        self._wanted = _policy(config.version_policy)
+        self._policy = policy.parse(config.version_policy)
+        self._wishes = Wishes()
+        self._shelves: dict[str, Shelf] = {}
+        self._identity: disk.Identity | None = None  # of the folder that the models came from
+        self._problem = ""  # with the folder as a whole
+        self._lock = asyncio.Lock()  # one look at a time
 
     def entries(self) -> list[Entry]:
         """Every version that the folder holds, ordered by name, then version."""
-        return [entry for name in sorted(self._entries) for _, entry in sorted(self._entries[name].items())]
+        return [entry for _, shelf in sorted(self._shelves.items()) for entry in shelf.sorted()]
 
     def ready(self) -> list[Served]:
         """The versions that answer, ordered by name, then version."""
         return [entry.served for entry in self.entries() if entry.served]
 
-    def newest(self, name: str) -> Served | None:
-        """The newest version of a model that answers."""
-        return max(
-            (entry.served for entry in self._entries.get(name, {}).values() if entry.served),
-            key=lambda served: served.version,
-            default=None,
-        )
+    def answering(self, name: str) -> Served | None:
+        """The version of a model that answers when none is named."""
+        return self._shelves[name].answering() if name in self._shelves else None
 
-    def find(self, name: str, version: int = 0) -> Served:
-        """The version that answers a request for `name` (empty: the only model) and `version` (0: the newest).
+    def names(self, entry: Entry) -> list[str]:
+        """The aliases of a version."""
+        return self._shelves[entry.name].names(entry.version) if entry.name in self._shelves else []
 
-        UnknownModel, with what there is, also for a version that was refused; Unavailable while it is being loaded.
+    def problems(self) -> list[str]:
+        """What is wrong with the repository beside its versions, in words: what cannot be read, where aliases lead."""
+        inside = [problem for _, shelf in sorted(self._shelves.items()) for problem in shelf.problems()]
+        return [self._problem, *inside] if self._problem else inside
+
+    def find(self, name: str, version: int = 0, alias: str = "") -> Served:
+        """The version that answers a request for `name` (empty: the only model) and a version or an alias, if given.
+
+        UnknownModel, with what there is, also for a version that was refused; Unavailable while it is being loaded;
+        InvalidInput where the request names too little or too much.
         """
+        if version and alias:
+            raise InvalidInput(f"the request names version {version} and alias {alias[:64]!r}; it may name one of them")
         name = name or self._only_name()
-        versions = self._entries.get(name)
-        if versions is None:
-            if not self._entries:
+        shelf = self._shelves.get(name)
+        if shelf is None:
+            if not self._shelves:
                 raise self._none_yet()
-            raise UnknownModel(f"no model {name!r}; this server has {_list(sorted(self._entries))}")
-        entry = versions.get(version)
-        served = entry.served if entry else self.newest(name) if version == 0 else None
-        if served:
-            return served
-        if version and not entry:
-            ready = [str(v) for v, other in sorted(versions.items()) if other.served]
-            raise UnknownModel(f"model {name!r} has no version {version}; it has {_list(ready) or 'none'}")
-        entry = entry or versions[max(versions)]
-        if entry.state is State.LOADING:
-            raise Unavailable(f"model {name!r} version {entry.version} is being loaded")
-        raise UnknownModel(f"model {name!r} version {entry.version} is not served: {entry.reason}")
-
-    def _none_yet(self) -> Unavailable:
-        return Unavailable(f"no model yet: {self._folder} holds no NAME/VERSION/{FILE}")
-
-    def _only_name(self) -> str:
-        names = sorted(self._entries)
-        if len(names) > 1:
-            raise InvalidInput(f"the request names no model, and this server has several: {_list(names)}")
-        if not names:
-            raise self._none_yet()
-        return names[0]
+            raise UnknownModel(f"no model {name!r}; this server has {listed(sorted(self._shelves))}")
+        return shelf.pick(version, alias)
 
     async def refresh(self) -> None:
         """Makes memory follow the disk: loads what is new, then lets go of what is gone or no longer wanted.
 
-        A version that cannot be loaded keeps its reason until its file changes; older versions stay in its place.
+        A version that cannot be loaded keeps its reason until its files change; older versions stay in its place.
+        A folder that cannot be read changes nothing: what is loaded goes on being served.
         """
-        found = await asyncio.to_thread(scan, self._folder)
-        for name in found.keys() | self._entries.keys():
-            await self._refresh_model(name, found.get(name, {}))
-            if not self._entries[name]:
-                del self._entries[name]
+        async with self._lock:
+            look = await self._look()
+            if look is None:
+                return
+            for name in look.models.keys() | self._shelves.keys():
+                if name not in look.unreadable:
+                    await self._follow(name, look.models.get(name, ModelFolder({}, {})))
+                else:
+                    self._trouble(self._shelves.setdefault(name, Shelf(name)), look.unreadable[name])
+                if not self._shelves[name].entries:
+                    del self._shelves[name]
 
-    async def _refresh_model(self, name: str, found: dict[int, Signature]) -> None:
-        entries = self._entries.setdefault(name, {})
-        keep: set[int] = set()
-        for version in sorted(found, reverse=True):
-            if not self._wanted(version, len(keep)):
-                if version not in entries or not entries[version].served:
-                    entries[version] = self._excluded(name, version)
-                continue
-            if version not in entries or entries[version].signature != found[version]:
-                await self._load(entries, name, version, found[version])
-            if entries[version].served:
-                keep.add(version)
-        for version, entry in list(entries.items()):
-            if version not in found:
-                del entries[version]
-            elif entry.served and version not in keep:
-                entries[version] = self._excluded(name, version)
-            if entries.get(version) is not entry and entry.served:
-                log.info("model %s version %d: unloaded; its calls in progress finish", name, version)
+    async def load(self, name: str, version: int = 0) -> list[Entry]:
+        """Looks at one model now, and loads what the policy wants of it (0), or a version whatever the policy says.
 
-    def _excluded(self, name: str, version: int) -> Entry:
-        reason = f"the version policy is {self._config.version_policy}"
-        return Entry(name, version, None, State.UNAVAILABLE, reason)
+        The model's versions, when that is done. UnknownModel where the folder does not hold it; CannotLoad, with the
+        reason, where it was refused. A caller that leaves does not stop it.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._load_now(name, version)))
 
-    async def _load(self, entries: dict[int, Entry], name: str, version: int, signature: Signature) -> None:
-        """Loads beside what is there, and swaps only what proved itself."""
-        before = entries.get(version)
-        entry = before or Entry(name, version, None, State.LOADING)
-        entries[version] = entry
+    async def unload(self, name: str, version: int = 0) -> list[Entry]:
+        """Lets go of a model (0: all its versions, and those to come) until `load`; calls in progress finish."""
+        async with self._lock:
+            shelf = self._shelves.get(name)
+            if shelf is None or (version and version not in shelf.entries):
+                raise UnknownModel(f"no model {name!r}" + (f" version {version}" if version else ""))
+            self._wishes.unload(name, version)
+            for number in [version] if version else list(shelf.entries):
+                self._exclude(shelf, number, self._wishes.unloaded(name, number))
+            return shelf.sorted()
+
+    # ---- looking ----
+
+    async def _look(self) -> Look | None:
+        """What is on disk; None, with the reason in the log and in `problems`, where that cannot be known."""
+        before = self._identity if self._shelves else None
         try:
-            model = await asyncio.to_thread(load, self._folder / name / str(version) / FILE, self._device)
+            look = await asyncio.to_thread(disk.look, self._folder, before)
+        except FolderUnreadable as error:
+            if str(error) != self._problem:
+                log.error("%s; what is loaded goes on being served", error)
+            self._problem = str(error)
+            return None
+        if self._problem:
+            log.info("%s can be read again", self._folder)
+        self._problem, self._identity = "", look.identity
+        return look
+
+    def _trouble(self, shelf: Shelf, problem: str) -> None:
+        if problem and problem != shelf.problem:
+            log.error("model %s: %s; what was known before stays", shelf.name, problem)
+        shelf.problem = problem
+
+    def _none_yet(self) -> Unavailable:
+        return Unavailable(f"no model yet: {self._problem or f'{self._folder} holds no NAME/VERSION/{FILE}'}")
+
+    def _only_name(self) -> str:
+        names = sorted(self._shelves)
+        if len(names) > 1:
+            raise InvalidInput(f"the request names no model, and this server has several: {listed(names)}")
+        if not names:
+            raise self._none_yet()
+        return names[0]
+
+    # ---- loading and letting go ----
+
+    async def _load_now(self, name: str, version: int) -> list[Entry]:
+        async with self._lock:
+            look = await self._look()
+            if look is None or name in look.unreadable:
+                raise Unavailable(self._problem if look is None else look.unreadable[name])
+            folder = look.models.get(name)
+            if folder is None or (version and version not in folder.versions):
+                raise UnknownModel(
+                    f"{self._folder} holds no model {name!r}" + (f" version {version}" if version else "")
+                )
+            self._wishes.load(name, version)
+            await self._follow(name, folder, again={version} if version else set(folder.versions))
+            shelf = self._shelves[name]
+            entry = shelf.entries[version or max(shelf.entries)]
+            if (version or not shelf.served()) and entry.reason:
+                raise CannotLoad(f"model {name!r} version {entry.version} was refused: {entry.reason}")
+            return shelf.sorted()
+
+    async def _follow(self, name: str, folder: ModelFolder, again: set[int] | None = None) -> None:
+        """Makes one model follow its folder. again: versions to try although their files were refused before."""
+        shelf = self._shelves.setdefault(name, Shelf(name))
+        self._trouble(shelf, folder.problem)
+        aliases = shelf.aliases if folder.aliases is None else folder.aliases
+        kept, before = 0, shelf.served()
+        for version in sorted(folder.versions, reverse=True):
+            unwanted = self._unwanted(name, version, kept, set(aliases.values()))
+            if unwanted:
+                self._exclude(shelf, version, unwanted, now=False)
+                continue
+            entry, signature = shelf.entries.get(version), folder.versions[version]
+            retry = entry is not None and not entry.served and version in (again or ())
+            if entry is None or entry.signature != signature or retry:
+                await self._load(shelf, version, signature)
+            kept += shelf.entries[version].served is not None
+        if what := changed(shelf.aliases, aliases):
+            log.info("model %s: %s", name, what)
+        shelf.aliases = aliases  # now, when all that they name is there: a rollback is one swap
+        self._let_go(shelf, folder)
+        answering = shelf.answering()
+        for served in shelf.served():
+            if answering and served.version > answering.version and served not in before:
+                log.warning(
+                    "model %s version %d: ready, but version %d is named %s and goes on answering",
+                    name, served.version, answering.version, " and ".join(shelf.names(answering.version)),
+                )  # fmt: skip
+
+    def _unwanted(self, name: str, version: int, newer: int, named: set[int]) -> str:
+        """Why a version is not to be served; empty for one that is. What has a name is, whatever the policy."""
+        if reason := self._wishes.unloaded(name, version):
+            return reason
+        rule = self._policy.of(name)
+        if version in named or self._wishes.asked(name, version) or rule.wants(version, newer):
+            return ""
+        return f"the version policy is {rule.text}"
+
+    def _exclude(self, shelf: Shelf, version: int, reason: str, now: bool = True) -> None:
+        """Lists a version as not served. now=False: one that is served goes on until `_let_go`."""
+        entry = shelf.entries.get(version)
+        excluded = Entry(shelf.name, version, None, State.UNAVAILABLE, reason)
+        if entry and entry.served and not now:
+            shelf.entries[version] = dataclasses.replace(entry, reason=reason, signature=None)
+            return
+        shelf.entries[version] = excluded
+        if entry and entry.served:
+            log.info("model %s version %d: unloaded (%s); its calls in progress finish", shelf.name, version, reason)
+
+    def _let_go(self, shelf: Shelf, folder: ModelFolder) -> None:
+        """Unloads what is gone from the folder, and what was kept only until the others were loaded."""
+        for version, entry in list(shelf.entries.items()):
+            if entry.served and entry.signature is None:
+                self._exclude(shelf, version, entry.reason)
+            if version not in folder.versions:
+                del shelf.entries[version]
+                if entry.served:
+                    log.info("model %s version %d: its folder is gone, unloaded", shelf.name, version)
+
+    async def _load(self, shelf: Shelf, version: int, signature: Signature) -> None:
+        """Loads beside what is there, and swaps only what proved itself."""
+        name = shelf.name
+        before = shelf.entries.get(version)
+        entry = before if before and before.served else Entry(name, version, None, State.LOADING)
+        shelf.entries[version] = entry
+        try:
+            model = await asyncio.to_thread(load, self._file(name, version), self._device)
         except (ModelRefused, DeviceUnavailable) as error:
             log.error("model %s version %d: refused, because %s", name, version, error)
             still = entry.served  # the same number in another file: who is served stays served
             state = State.READY if still else State.UNAVAILABLE
-            entries[version] = Entry(name, version, signature, state, str(error), still)
+            shelf.entries[version] = Entry(name, version, signature, state, str(error), still)
             return
+        weakref.finalize(model, memory.give_back).atexit = False
         writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
         served = Served(name, version, model, self._lane(model), writer)
-        entries[version] = dataclasses.replace(entry, signature=signature, state=State.READY, reason="", served=served)
+        shelf.entries[version] = Entry(name, version, signature, State.READY, served=served)
         log.info(
             "model %s version %d: ready on %s, sha256 %s, %s → %d classes, %.0f µs + %.2f µs a row",
             name, version, model.provider, model.sha256[:12], model.input, model.classes,
             model.cost.call * 1e6, model.cost.row * 1e6,
         )  # fmt: skip
 
+    def _file(self, name: str, version: int) -> Path:
+        return self._folder / name / str(version) / FILE
+
     def _lane(self, model: Model) -> Lane:
         cost, limit = model.cost, self._config.max_batch_rows
         per_row = cost.seconds(cost.chunk) / cost.chunk
         piece = max(cost.chunk, int(PIECE_SECONDS / per_row) // cost.chunk * cost.chunk)
         return self._batcher.lane(model.compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)))
-
-
-def scan(folder: Path) -> dict[str, dict[int, Signature]]:
-    """The versions on disk and the signature of each one's file. Names that start with a dot are not looked at."""
-    found: dict[str, dict[int, Signature]] = {}
-    for model in _folders(folder):
-        if not NAME.fullmatch(model.name):
-            continue
-        versions = {
-            int(v.name): _signature(v / FILE) for v in _folders(model) if re.fullmatch(r"[1-9]\d{0,17}", v.name)
-        }
-        if versions:
-            found[model.name] = versions
-    return found
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_dir()]
-    except OSError:  # gone between two looks
-        return []
-
-
-def _signature(file: Path) -> Signature:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _policy(text: str) -> Callable[[int, int], bool]:
-    """Whether to serve a version, given how many newer ones are served."""
-    kind, _, value = text.partition(":")
-    if kind == "latest":
-        return lambda _, newer: newer < int(value)
-    if kind == "specific":
-        chosen = {int(version) for version in value.split(",")}
-        return lambda version, _: version in chosen
-    return lambda _version, _newer: True
-
-
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:10])
-    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from server import images, wire
 from server.config import Config
-from server.errors import InvalidInput, OtherModel, QueueFull
+from server.errors import InvalidInput, NotAllowed, OtherModel, QueueFull
 from server.interceptor import Call, told
 from server.model import InputSpec
 from server.repository import Entry, Repository, Served, State
@@ -34,7 +34,7 @@ STATES = {
 
 
 class InferenceService:
-    """The four methods. Each takes the bytes of a request and gives the bytes of a response, or raises ServingError."""
+    """The methods. Each takes the bytes of a request and gives the bytes of a response, or raises ServingError."""
 
     NAME = "topclass.v1.InferenceService"
 
@@ -78,7 +78,7 @@ class InferenceService:
     async def get_model(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.GetModelRequest, message)
-        served = self._repository.find(request.model, request.version)
+        served = self._repository.find(request.model, request.version, request.alias)
         spec = served.model.input
         response = pb.GetModelResponse(
             model=self._describe(next(e for e in self._repository.entries() if e.served is served)),
@@ -93,7 +93,21 @@ class InferenceService:
         """See the proto."""
         parse(pb.ListModelsRequest, message)
         models = [self._describe(entry) for entry in self._repository.entries()]
-        return pb.ListModelsResponse(models=models).SerializeToString()
+        return pb.ListModelsResponse(models=models, problems=self._repository.problems()).SerializeToString()
+
+    async def load_model(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.LoadModelRequest, message)
+        self._check_control("LoadModel", request.model)
+        entries = await self._repository.load(request.model, request.version)
+        return pb.LoadModelResponse(models=map(self._describe, entries)).SerializeToString()
+
+    async def unload_model(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.UnloadModelRequest, message)
+        self._check_control("UnloadModel", request.model)
+        entries = await self._repository.unload(request.model, request.version)
+        return pb.UnloadModelResponse(models=map(self._describe, entries)).SerializeToString()
 
     async def _stream_reply(self, message: bytes, call: Call) -> bytes:
         reply = pb.PredictStreamResponse()
@@ -109,7 +123,7 @@ class InferenceService:
         return reply.SerializeToString()
 
     async def _predict(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
-        served = self._repository.find(request.model, request.version)
+        served = self._repository.find(request.model, request.version, request.alias)
         if request.model_sha256 and request.model_sha256 != served.model.sha256:
             raise OtherModel(
                 f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
@@ -154,6 +168,12 @@ class InferenceService:
         finally:
             self._decoding_bytes -= size
 
+    def _check_control(self, method: str, model: str) -> None:
+        if not self._config.allow_control:
+            raise NotAllowed(f"this server takes no {method}: it was not started with --allow-control")
+        if not model:
+            raise InvalidInput(f"the request names no model; {method} needs one")
+
     def _check_count(self, rows: int) -> None:
         if rows == 0:
             raise InvalidInput("the batch is empty")
@@ -169,7 +189,8 @@ class InferenceService:
             reason=entry.reason,
             sha256=served.model.sha256 if served else "",
             provider=served.model.provider if served else "",
-            newest=served is not None and served is self._repository.newest(entry.name),
+            newest=served is not None and served is self._repository.answering(entry.name),
+            aliases=self._repository.names(entry),
         )
 
 

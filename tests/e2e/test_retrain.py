@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import run_module
+from tests.server.test_neighbours import until
 from topclass import Client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
@@ -49,6 +50,19 @@ def test_a_model_that_is_not_worse_goes_live(folder: Path, start_server: Callabl
     assert "on the same 359 held-out rows" in line
     with Client(address) as client:
         assert client.predict(np.zeros((1, 28, 28), np.uint8)).version == 2
+
+
+def test_a_named_champion_moves_with_it_and_rollback_leads_back(
+    folder: Path, start_server: Callable[[Path], str]
+) -> None:
+    """With a champion the new version becomes it, the old one previous; `rollback` makes the old one answer again."""
+    at = ["--models", str(folder / "models")]
+    run_module("-m", "server", "alias", "digits-mlp", "champion", "1", *at)
+    address = start_server(folder / "models")
+    assert "version 2 is live" in retrain(folder, "--server", address, "--seed", "1", more=["--", "--epochs=8"])
+    assert run_module("-m", "server", "rollback", "digits-mlp", *at) == "digits-mlp: champion 1, previous 2"
+    with Client(address) as client:
+        until(lambda: client.predict(np.zeros((1, 28, 28), np.uint8)).version == 1)
 
 
 def test_a_worse_model_is_kept_back(folder: Path, start_server: Callable[[Path], str]) -> None:

@@ -56,7 +56,7 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     MODEL_STATE_READY: _ModelState.ValueType  # 2
     """Answering."""
     MODEL_STATE_UNAVAILABLE: _ModelState.ValueType  # 3
-    """Refused; `Model.reason` says why."""
+    """Refused, unloaded or not wanted by the version policy; `Model.reason` says which and why."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """What a version of a model is doing."""
@@ -68,7 +68,7 @@ MODEL_STATE_LOADING: ModelState.ValueType  # 1
 MODEL_STATE_READY: ModelState.ValueType  # 2
 """Answering."""
 MODEL_STATE_UNAVAILABLE: ModelState.ValueType  # 3
-"""Refused; `Model.reason` says why."""
+"""Refused, unloaded or not wanted by the version policy; `Model.reason` says which and why."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -148,10 +148,13 @@ class PredictRequest(_message.Message):
     OMIT_PROBABILITIES_FIELD_NUMBER: _builtins.int
     INCLUDE_LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Empty: the only model served; INVALID_ARGUMENT where there are several."""
     version: _builtins.int
-    """The version. 0 (default): the newest that is ready."""
+    """The version. 0 (default): the newest that is ready; where an alias `champion` is set, that one, or, if it is not
+    ready, `previous`.
+    """
     model_sha256: _builtins.str
     """If set, the sha256 of the model file (64 hex digits) that must answer; FAILED_PRECONDITION if another would."""
     top_k: _builtins.int
@@ -165,6 +168,10 @@ class PredictRequest(_message.Message):
     priority: _builtins.int
     """Who waits behind whom: 0 (default) goes first, then 1, up to 9. Bulk work with a higher number leaves the fast
     lane to others, and still gets a turn after every few of theirs.
+    """
+    alias: _builtins.str
+    """The version by its alias in the model's aliases.json, such as `champion` or `previous`. INVALID_ARGUMENT beside a
+    `version`; NOT_FOUND, with the aliases there are, where it is none.
     """
     @_builtins.property
     def tensor(self) -> Global___Tensor:
@@ -186,10 +193,11 @@ class PredictRequest(_message.Message):
         omit_probabilities: _builtins.bool = ...,
         include_labels: _builtins.bool = ...,
         priority: _builtins.int = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "input", b"input", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_labels", b"include_labels", "input", b"input", "model", b"model", "model_sha256", b"model_sha256", "omit_probabilities", b"omit_probabilities", "priority", b"priority", "tensor", b"tensor", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "images", b"images", "include_labels", b"include_labels", "input", b"input", "model", b"model", "model_sha256", b"model_sha256", "omit_probabilities", b"omit_probabilities", "priority", b"priority", "tensor", b"tensor", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["tensor", "images"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -470,6 +478,7 @@ class Model(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     NEWEST_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: the folder in the repository."""
     version: _builtins.int
@@ -477,13 +486,19 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """What it is doing."""
     reason: _builtins.str
-    """Why it is unavailable; empty otherwise."""
+    """Why it is unavailable; or, while READY, why the file that now has its number was refused and the one before
+    goes on answering. Empty otherwise.
+    """
     sha256: _builtins.str
     """The sha256 of its file, 64 hex digits; empty where the file could not be read."""
     provider: _builtins.str
     """What computes it, such as CPUExecutionProvider; empty unless ready."""
     newest: _builtins.bool
-    """True for the version that answers when a request names none."""
+    """True for the version that answers when a request names none: the champion if there is one, else the newest."""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its names in the model's aliases.json, in alphabetical order."""
+
     def __init__(
         self,
         *,
@@ -494,10 +509,11 @@ class Model(_message.Message):
         sha256: _builtins.str = ...,
         provider: _builtins.str = ...,
         newest: _builtins.bool = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "newest", b"newest", "provider", b"provider", "reason", b"reason", "sha256", b"sha256", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "name", b"name", "newest", b"newest", "provider", b"provider", "reason", b"reason", "sha256", b"sha256", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -543,19 +559,23 @@ class GetModelRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Empty: the only model served."""
     version: _builtins.int
-    """The version. 0 (default): the newest that is ready."""
+    """The version. 0 (default): the one that answers when a request names none."""
+    alias: _builtins.str
+    """The version by its alias, as in PredictRequest."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -629,9 +649,69 @@ class ListModelsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """Every version of every model, ordered by name, then version."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is wrong with the repository beside the versions, in words: a folder or an aliases.json that cannot be read,
+        an alias of a version that is not served. What was known before goes on being served. Empty: all is well.
+        """
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___Model] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """Asks for a model to be loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name; it must be given."""
+    version: _builtins.int
+    """The version to load although the version policy does not want it. 0 (default): those that the policy wants, and
+    an earlier UnloadModel of this model or of its versions is forgotten.
+    """
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """What is there after loading."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """Every version of the model, ordered by version."""
 
     def __init__(
         self,
@@ -644,4 +724,54 @@ class ListModelsResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """Asks for a model to be unloaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name; it must be given."""
+    version: _builtins.int
+    """The version. 0 (default): all of them, and those that appear later."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """What is there after unloading."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """Every version of the model, ordered by version."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___Model] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015

@@ -30,8 +30,9 @@ class InferenceServiceStub(object):
 
     Every status that is not OK carries a message for people. The codes, for every method:
     INVALID_ARGUMENT     the request is wrong; repeating it will not help
-    NOT_FOUND            no such model, or no such version of it
-    FAILED_PRECONDITION  `model_sha256` was pinned and another file answers
+    NOT_FOUND            no such model, or no such version or alias of it
+    FAILED_PRECONDITION  `model_sha256` was pinned and another file answers; or LoadModel and UnloadModel: the server
+    was not started with --allow-control, or the version was refused, with the reason
     RESOURCE_EXHAUSTED   the queue is full, or the message is larger than the server takes; a full queue
     adds the trailing metadata `grpc-retry-pushback-ms`
     DEADLINE_EXCEEDED    the deadline passed while the request waited; it was never computed
@@ -65,6 +66,16 @@ class InferenceServiceStub(object):
                 request_serializer=topclass_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=topclass_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/topclass.v1.InferenceService/LoadModel',
+                request_serializer=topclass_dot_v1_dot_inference__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=topclass_dot_v1_dot_inference__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/topclass.v1.InferenceService/UnloadModel',
+                request_serializer=topclass_dot_v1_dot_inference__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=topclass_dot_v1_dot_inference__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer(object):
@@ -72,8 +83,9 @@ class InferenceServiceServicer(object):
 
     Every status that is not OK carries a message for people. The codes, for every method:
     INVALID_ARGUMENT     the request is wrong; repeating it will not help
-    NOT_FOUND            no such model, or no such version of it
-    FAILED_PRECONDITION  `model_sha256` was pinned and another file answers
+    NOT_FOUND            no such model, or no such version or alias of it
+    FAILED_PRECONDITION  `model_sha256` was pinned and another file answers; or LoadModel and UnloadModel: the server
+    was not started with --allow-control, or the version was refused, with the reason
     RESOURCE_EXHAUSTED   the queue is full, or the message is larger than the server takes; a full queue
     adds the trailing metadata `grpc-retry-pushback-ms`
     DEADLINE_EXCEEDED    the deadline passed while the request waited; it was never computed
@@ -110,6 +122,22 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Looks at one model's folder now and loads what it should serve, or the one version that is named, whatever the
+        version policy says of it. Answers when that is loaded, proven and swapped in. Only with --allow-control.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Stops serving a model, or one version of it; calls in progress finish. It stays unloaded, whatever appears in its
+        folder, until LoadModel or a restart. Only with --allow-control.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +161,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=topclass_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
                     response_serializer=topclass_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=topclass_dot_v1_dot_inference__pb2.LoadModelRequest.FromString,
+                    response_serializer=topclass_dot_v1_dot_inference__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=topclass_dot_v1_dot_inference__pb2.UnloadModelRequest.FromString,
+                    response_serializer=topclass_dot_v1_dot_inference__pb2.UnloadModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'topclass.v1.InferenceService', rpc_method_handlers)
@@ -146,8 +184,9 @@ class InferenceService(object):
 
     Every status that is not OK carries a message for people. The codes, for every method:
     INVALID_ARGUMENT     the request is wrong; repeating it will not help
-    NOT_FOUND            no such model, or no such version of it
-    FAILED_PRECONDITION  `model_sha256` was pinned and another file answers
+    NOT_FOUND            no such model, or no such version or alias of it
+    FAILED_PRECONDITION  `model_sha256` was pinned and another file answers; or LoadModel and UnloadModel: the server
+    was not started with --allow-control, or the version was refused, with the reason
     RESOURCE_EXHAUSTED   the queue is full, or the message is larger than the server takes; a full queue
     adds the trailing metadata `grpc-retry-pushback-ms`
     DEADLINE_EXCEEDED    the deadline passed while the request waited; it was never computed
@@ -253,6 +292,60 @@ class InferenceService(object):
             '/topclass.v1.InferenceService/ListModels',
             topclass_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
             topclass_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/topclass.v1.InferenceService/LoadModel',
+            topclass_dot_v1_dot_inference__pb2.LoadModelRequest.SerializeToString,
+            topclass_dot_v1_dot_inference__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/topclass.v1.InferenceService/UnloadModel',
+            topclass_dot_v1_dot_inference__pb2.UnloadModelRequest.SerializeToString,
+            topclass_dot_v1_dot_inference__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,8 +31,9 @@ class InferenceServiceStub:
 
     Every status that is not OK carries a message for people. The codes, for every method:
       INVALID_ARGUMENT     the request is wrong; repeating it will not help
-      NOT_FOUND            no such model, or no such version of it
-      FAILED_PRECONDITION  `model_sha256` was pinned and another file answers
+      NOT_FOUND            no such model, or no such version or alias of it
+      FAILED_PRECONDITION  `model_sha256` was pinned and another file answers; or LoadModel and UnloadModel: the server
+                           was not started with --allow-control, or the version was refused, with the reason
       RESOURCE_EXHAUSTED   the queue is full, or the message is larger than the server takes; a full queue
                            adds the trailing metadata `grpc-retry-pushback-ms`
       DEADLINE_EXCEEDED    the deadline passed while the request waited; it was never computed
@@ -54,6 +55,14 @@ class InferenceServiceStub:
     """Describes one version of one model: what goes in, what comes out, and where it comes from."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists every version that the repository holds, the broken ones too, with the reason."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.LoadModelRequest, _inference_pb2.LoadModelResponse]
+    """Looks at one model's folder now and loads what it should serve, or the one version that is named, whatever the
+    version policy says of it. Answers when that is loaded, proven and swapped in. Only with --allow-control.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.UnloadModelRequest, _inference_pb2.UnloadModelResponse]
+    """Stops serving a model, or one version of it; calls in progress finish. It stays unloaded, whatever appears in its
+    folder, until LoadModel or a restart. Only with --allow-control.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -61,8 +70,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     Every status that is not OK carries a message for people. The codes, for every method:
       INVALID_ARGUMENT     the request is wrong; repeating it will not help
-      NOT_FOUND            no such model, or no such version of it
-      FAILED_PRECONDITION  `model_sha256` was pinned and another file answers
+      NOT_FOUND            no such model, or no such version or alias of it
+      FAILED_PRECONDITION  `model_sha256` was pinned and another file answers; or LoadModel and UnloadModel: the server
+                           was not started with --allow-control, or the version was refused, with the reason
       RESOURCE_EXHAUSTED   the queue is full, or the message is larger than the server takes; a full queue
                            adds the trailing metadata `grpc-retry-pushback-ms`
       DEADLINE_EXCEEDED    the deadline passed while the request waited; it was never computed
@@ -81,14 +91,23 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Describes one version of one model: what goes in, what comes out, and where it comes from."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists every version that the repository holds, the broken ones too, with the reason."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.LoadModelRequest, _inference_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Looks at one model's folder now and loads what it should serve, or the one version that is named, whatever the
+    version policy says of it. Answers when that is loaded, proven and swapped in. Only with --allow-control.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.UnloadModelRequest, _inference_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Stops serving a model, or one version of it; calls in progress finish. It stays unloaded, whatever appears in its
+    folder, until LoadModel or a restart. Only with --allow-control.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Classifies batches with the models of one repository.
 
     Every status that is not OK carries a message for people. The codes, for every method:
       INVALID_ARGUMENT     the request is wrong; repeating it will not help
-      NOT_FOUND            no such model, or no such version of it
-      FAILED_PRECONDITION  `model_sha256` was pinned and another file answers
+      NOT_FOUND            no such model, or no such version or alias of it
+      FAILED_PRECONDITION  `model_sha256` was pinned and another file answers; or LoadModel and UnloadModel: the server
+                           was not started with --allow-control, or the version was refused, with the reason
       RESOURCE_EXHAUSTED   the queue is full, or the message is larger than the server takes; a full queue
                            adds the trailing metadata `grpc-retry-pushback-ms`
       DEADLINE_EXCEEDED    the deadline passed while the request waited; it was never computed
@@ -129,5 +148,25 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.ListModelsResponse, _abc.Awaitable[_inference_pb2.ListModelsResponse]]:
         """Lists every version that the repository holds, the broken ones too, with the reason."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _inference_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.LoadModelResponse, _abc.Awaitable[_inference_pb2.LoadModelResponse]]:
+        """Looks at one model's folder now and loads what it should serve, or the one version that is named, whatever the
+        version policy says of it. Answers when that is loaded, proven and swapped in. Only with --allow-control.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _inference_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.UnloadModelResponse, _abc.Awaitable[_inference_pb2.UnloadModelResponse]]:
+        """Stops serving a model, or one version of it; calls in progress finish. It stays unloaded, whatever appears in its
+        folder, until LoadModel or a restart. Only with --allow-control.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
