@@ -52,8 +52,8 @@ fairness: env  ## a lone caller beside bulk callers: who waits how long
 test-gpu: env  ## the tests of --device cuda, with the real onnxruntime-gpu
 	scripts/test-gpu
 
-test-containers: env  ## build the images and run the compose file with podman
+test-containers: env  ## build the images and run the compose file with podman (root; ten minutes the first time)
 	scripts/test-containers
 
 clean:  ## remove environments and caches; runs/ and models/ stay
-	rm -rf .venv .venv-proto .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf .venv .venv-proto .venv-containers .mypy_cache .ruff_cache .pytest_cache demo

@@ -1,4 +1,4 @@
-"""Builds both images as `podman build` would for anyone: `python -m tests.containers.images`.
+"""Builds both images as the compose file says: `python -m tests.containers.images`.
 
 Where no registry can be reached, the base image is made with debootstrap, once, and kept as topclass-base:bookworm.
 Where pip on this machine is configured (an index of its own, a certificate), the builds get that as a secret, and the
@@ -8,6 +8,7 @@ local folders it names as mounts. Neither reaches a layer of the images.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.containers.podman import ROOT, SERVER, TRAINER, Failed, inspect, podman, run
+from tests.containers.podman import ROOT, SERVER, TRAINER, Failed, Stack, inspect, podman, run
 
 MADE_BASE = "localhost/topclass-base:bookworm"
 # The slim images leave the same out.
-UNWANTED = ("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/info", "usr/share/man")
+UNWANTED = (
+    *("var/cache/apt", "var/lib/apt/lists", "var/log"),
+    *("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man"),
+)
 
 SEEN = ("index-url", "extra-index-url", "find-links", "no-index", "cert", "trusted-host", "proxy", "timeout")
 
@@ -42,10 +46,11 @@ def base() -> str:
         return _debootstrap()
 
 
-def build(target: str, tag: str, image: str, pip: list[str]) -> None:
-    """Builds one target of the Dockerfile; the words are podman's."""
-    command = ["build", "--quiet", "--network", "host", "--format", "docker", "--file", "server/Dockerfile"]
-    podman(*command, "--target", target, "--tag", tag, "--build-arg", f"BASE={image}", *pip, ".", seconds=1200)
+def build(service: str, image: str, pip: list[str]) -> None:
+    """Builds the image of one service, as the compose file says, on the base `image`."""
+    options = ["--network", "host", "--format", "docker", "--quiet", *pip]
+    variables = {"IMAGE_BASE": image}
+    Stack(0, variables=variables).compose(f"--podman-build-args={shlex.join(options)}", "build", service, seconds=1200)
 
 
 def pip_arguments(folder: Path) -> list[str]:
@@ -108,9 +113,9 @@ def main() -> None:
     image = base()
     with tempfile.TemporaryDirectory() as folder:
         pip = pip_arguments(Path(folder))
-        for target, tag in (("server", SERVER), ("trainer", TRAINER)):
+        for service, tag in (("server", SERVER), ("init", TRAINER)):
             started = time.monotonic()
-            build(target, tag, image, pip)
+            build(service, image, pip)
             size = inspect(tag)["Size"] / 1e6
             print(f"{tag}: {size:.0f} MB on {image}, built in {time.monotonic() - started:.0f} s", flush=True)
 

@@ -18,7 +18,7 @@ from tests.containers.podman import SERVER, TRAINER, Failed, Stack, inspect, pod
 from topclass.v1 import inference_pb2, inference_pb2_grpc
 
 pytestmark = [
-    pytest.mark.skipif("TOPCLASS_TEST_CONTAINERS" not in os.environ, reason="needs podman: run make test-containers"),
+    pytest.mark.skipif("TEST_CONTAINERS" not in os.environ, reason="needs podman: run make test-containers"),
     pytest.mark.timeout(600),
 ]
 SERVER_BUDGET = 350e6  # bytes on disk
@@ -82,10 +82,10 @@ def test_the_server_image_is_small_and_holds_no_training() -> None:
         "import importlib.util as u, shutil, os; "
         "print([m for m in ('tensorflow','keras','onnx','sklearn','pip','training','export') if u.find_spec(m)],"
         "[c for c in ('pip','gcc','cc','make') if shutil.which(c)], "
-        "os.listdir('/app'), os.path.exists('/etc/pip.conf'))"
+        "os.listdir('/app'), os.listdir('/opt'), os.path.exists('/etc/pip.conf'))"
     )
     found = podman("run", "--rm", "--no-healthcheck", "--entrypoint", "python", SERVER, "-c", look)
-    assert found.strip() == "[] [] ['server'] False"
+    assert found.strip() == "[] [] ['server'] ['topclass'] False"
 
 
 def test_no_layer_names_this_machines_package_index() -> None:
@@ -152,6 +152,13 @@ def test_a_retrained_model_goes_live_under_load(stack: Stack, stub: inference_pb
     assert len(versions) > 50
     assert versions == sorted(versions)
     assert (versions[0], versions[-1]) == (1, 2)
+
+
+def test_a_retraining_that_cannot_be_watched_says_so(stack: Stack) -> None:
+    """`run train` ends with its own status and words: nothing is trained for a server that is not there."""
+    other = Stack(stack.port, variables={"TRAIN_SERVER": "127.0.0.1:1"})
+    with pytest.raises(Failed, match=r"status 1\n(.|\n)*digits-mlp: failed: nothing was trained"):
+        other.compose("--profile", "train", "run", "--rm", "train")
 
 
 def test_stop_ends_well_and_up_keeps_the_models(stack: Stack) -> None:
