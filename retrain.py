@@ -28,6 +28,7 @@ import numpy as np
 import server.aliases
 import server.model
 from server.aliases import CHAMPION, PREVIOUS, AliasError, Aliases
+from server.device import Devices
 from server.errors import ModelRefused
 from topclass import Client, InvalidInput, NotFound, TopclassError, Unavailable
 
@@ -140,7 +141,7 @@ def _published(options: argparse.Namespace) -> Champion | None:
     named = _aliases(folder).get(CHAMPION)
     for version in sorted(versions, key=lambda version: (version == named, version), reverse=True):
         try:
-            model = server.model.load(folder / str(version) / "model.onnx", "cpu")
+            model = server.model.load(folder / str(version) / "model.onnx", Devices())
         except ModelRefused as refused:
             _say(f"{folder / str(version)} is passed over: {refused}")
             continue
@@ -168,7 +169,7 @@ def _train(options: argparse.Namespace, champion: Champion | None) -> Path:
 
 def _load(candidate: Path) -> server.model.Model:
     try:
-        return server.model.load(candidate, "cpu")
+        return server.model.load(candidate, Devices())
     except ModelRefused as refused:
         raise Failure(f"the server would refuse the new model: {refused}") from refused
 

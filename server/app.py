@@ -39,7 +39,7 @@ class App:
             raise StartError(
                 f"there is no model repository {self.config.models}: make the folder, or name it with --models"
             )
-        chosen = device.choose(self.config.device)
+        chosen = device.choose(self.config.device, self.config.gpu_memory_mb)
         workers = self.config.workers or cpus.granted()
         log.info("device %s, %d workers; %s", chosen, workers, self.config.describe())
         self._batcher = Batcher(

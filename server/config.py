@@ -33,7 +33,9 @@ class Config:
     host: str = _setting("127.0.0.1", "address to listen on")
     # Triton's port, so that tools' defaults work. 0 lets the system choose one.
     grpc_port: int = _setting(8001, "port of the gRPC services; 0: any free one", low=0, high=65535)
-    device: str = _setting("auto", "auto, cpu, cuda or cuda:N; cuda fails at start where it cannot be used")
+    device: str = _setting("auto", "auto, cpu, cuda, or cuda:0,cuda:1…; cuda fails where it cannot be used")
+    # None: models of this kind need little, and one that has no memory left fails in the middle of a request.
+    gpu_memory_mb: int = _setting(0, "most memory that a model takes of each GPU, in MiB; 0: no limit", low=0)
     version_policy: str = _setting(
         # Two, so that who pinned the version before a swap can finish with it.
         policy.USUAL,
@@ -103,8 +105,8 @@ def checked(config: Config) -> Config:
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limits = f"at least {low}" if high is None else f"from {low} to {high}"
             raise ConfigError(f"{setting.name} is {value}; it must be {limits}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise ConfigError(f"device is {config.device!r}; it must be auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*", config.device):
+        raise ConfigError(f"device is {config.device!r}; it must be auto, cpu, cuda or cuda:N,cuda:N…")
     policy.parse(config.version_policy)
     if config.watch not in watch.HOWS:
         raise ConfigError(f"watch is {config.watch!r}; it must be auto, poll or off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from dataclasses import dataclass
 
 import onnxruntime as ort
 
@@ -14,13 +15,24 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 
-def open_session(data: bytes, device: str) -> tuple[ort.InferenceSession, str]:
+@dataclass(frozen=True)
+class Devices:
+    """Where models compute: cpu, or one or more of cuda:N. memory_mb: the most of each GPU's memory; 0: no limit."""
+
+    names: tuple[str, ...] = ("cpu",)
+    memory_mb: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(self.names)
+
+
+def open_session(data: bytes, device: str, memory_mb: int = 0) -> tuple[ort.InferenceSession, str]:
     """A session over a serialized model and the provider it really got.
 
     device: cpu, cuda or cuda:N. DeviceUnavailable where CUDA was asked for and the session runs elsewhere;
     ModelRefused where the bytes are no model that ONNX Runtime can run.
     """
-    providers = [CPU] if device == "cpu" else [(CUDA, _cuda_options(device)), CPU]
+    providers = [CPU] if device == "cpu" else [(CUDA, _cuda_options(device, memory_mb)), CPU]
     try:
         session = ort.InferenceSession(data, _options(), providers=providers)
     except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
@@ -31,26 +43,25 @@ def open_session(data: bytes, device: str) -> tuple[ort.InferenceSession, str]:
     return session, got
 
 
-def choose(device: str) -> str:
-    """The device to use for a setting of auto, cpu, cuda or cuda:N; DeviceUnavailable where CUDA cannot be had.
+def choose(setting: str, memory_mb: int = 0) -> Devices:
+    """The devices for a setting of auto, cpu, cuda or cuda:N,cuda:N…; DeviceUnavailable where one cannot be had.
 
     auto is cuda where a session on it really opens, else cpu.
     """
-    if device == "cpu":
-        return device
-    if CUDA not in built_in():
-        if device == "auto":
-            return "cpu"
-        raise _unavailable(device)
-    wanted = "cuda" if device == "auto" else device
-    preload()
+    if setting == "cpu":
+        return Devices()
+    wanted = ("cuda",) if setting == "auto" else tuple(setting.split(","))
     try:
-        open_session(_probe(), wanted)
+        if CUDA not in built_in():
+            raise _unavailable(wanted[0])
+        preload()
+        for name in wanted:
+            open_session(_probe(), name)
     except DeviceUnavailable:
-        if device == "auto":
-            return "cpu"
+        if setting == "auto":
+            return Devices()
         raise
-    return wanted
+    return Devices(wanted, memory_mb)
 
 
 def built_in() -> list[str]:
@@ -84,8 +95,9 @@ def _unavailable(device: str) -> DeviceUnavailable:
     return DeviceUnavailable(f"--device {device} was asked for, but {cause}; {cure}")
 
 
-def _cuda_options(device: str) -> dict[str, str]:
-    return {
+def _cuda_options(device: str, memory_mb: int) -> dict[str, str]:
+    limit = {"gpu_mem_limit": str(memory_mb << 20)} if memory_mb else {}
+    return limit | {
         "device_id": device.partition(":")[2] or "0",
         # EXHAUSTIVE, the default, times every algorithm at every new batch size, in the middle of someone's request.
         "cudnn_conv_algo_search": "HEURISTIC",

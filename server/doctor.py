@@ -80,7 +80,7 @@ def _devices(wanted: str) -> Iterator[Finding]:
     except DeviceUnavailable:
         yield Finding("device", f"--device {wanted} cannot be had: {cause}", cure)
         return
-    fell_back = wanted == "auto" and chosen == "cpu" and device.CUDA in device.built_in()
+    fell_back = wanted == "auto" and chosen.names == ("cpu",) and device.CUDA in device.built_in()
     yield Finding("device", f"--device {wanted} is {chosen} here{f', for {cause}' if fell_back else ''}")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +16,17 @@ import numpy as np
 import onnxruntime as ort
 
 from server import adapter, description, graph
-from server.card import KEY, Card, graph_sha256
+from server.card import KEY, Card, Golden, graph_sha256
 from server.card import read as read_card
 from server.description import DESCRIPTION, Description
-from server.device import open_session
+from server.device import Devices
+from server.engine import Engine
 from server.errors import DeviceUnavailable, InvalidInput, ModelRefused
 
 log = logging.getLogger(__name__)
 # A kernel of another processor or a GPU rounds differently; a wrong weight, layout or scale differs by far more.
 GOLDEN_TOLERANCE = 1e-3
 DTYPES: dict[str, np.dtype] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
-CHUNKS = (8, 16, 32, 64, 128)  # rows of one ONNX Runtime call that warm-up tries; more only bloats memory
 MEASURE_SECONDS = 0.15  # of start-up, for each model
 
 
@@ -67,7 +68,7 @@ class Cost:
 class Model:
     """A classifier that answers. `compute` may be called from several threads at once."""
 
-    def __init__(self, data: bytes, device: str, described: Description | None = None):
+    def __init__(self, data: bytes, devices: Devices, described: Description | None = None):
         """Reads a serialized ONNX model; ModelRefused, with the reason, for one that must not be served.
 
         described: what stands beside a model without a card.
@@ -76,19 +77,21 @@ class Model:
         self.sha256 = hashlib.sha256(data).hexdigest()
         graph_hash = graph_sha256(data)  # before ONNX Runtime: it walks the bytes and finds a truncated file
         graph.refuse_external_data(data)
-        self._session, self.provider = open_session(data, device)
-        self.input, self._prepare = _input_spec(self._session, described)
-        self._output, self._finish = _output(self._session, described), adapter.answers(described.output)
+        self._engine = Engine(data, devices)
+        self.provider = self._engine.provider
+        session = self._engine.sessions[0]
+        self.input, self._prepare = _input_spec(session, described)
+        self._output, self._finish = _output(session, described), adapter.answers(described.output)
         self.card = self._card(graph_hash, described)
         self.classes = self._count_classes()
         self.labels = self._labels(data, described)
-        self.cost = Cost(1e-3, 0.0, CHUNKS[-1])
+        self.cost = Cost(1e-3, 0.0, self._engine.chunks[-1])
         self._warm_up()
 
     def compute(self, rows: np.ndarray) -> np.ndarray:
         """Probabilities float32 [n, C] of rows [n, …] that fit `input`, in calls of the cheapest size."""
         chunk = self.cost.chunk
-        if len(rows) <= chunk * 3 // 2:
+        if len(rows) <= (chunk if self._engine.buckets else chunk * 3 // 2):
             return self._run(rows)
         probabilities = np.empty((len(rows), self.classes), np.float32)
         for start in range(0, len(rows), chunk):
@@ -106,11 +109,13 @@ class Model:
             raise InvalidInput(f"row {row} holds a value that is not finite", row=row)
 
     def _run(self, rows: np.ndarray) -> np.ndarray:
-        out: np.ndarray = self._session.run([self._output], {self.input.name: self._prepare(rows)})[0]
-        return self._finish(out)
+        return self._finish(self._engine.run(self._output, self.input.name, self._prepare(rows)))
+
+    def _run_on(self, device: int, rows: np.ndarray) -> np.ndarray:
+        return self._finish(self._engine.run_on(device, self._output, self.input.name, self._prepare(rows)))
 
     def _card(self, graph_hash: str, described: Description) -> Card | None:
-        text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        text = self._engine.sessions[0].get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
             return None
         if described.described:
@@ -158,34 +163,42 @@ class Model:
     def _warm_up(self) -> None:
         """Proves on this machine and provider that it computes what its exporter computed, and measures its cost."""
         try:
-            self._golden_test() if self.card and self.card.golden else self._must_be_probabilities()
-            self.cost = _measure(self._run, np.zeros((CHUNKS[-1], *self.input.row), self.input.dtype))
+            chunks = self._engine.chunks
+            zeros = np.zeros((chunks[-1], *self.input.row), self.input.dtype)
+            for device in range(len(self._engine.sessions)):
+                self._prove(functools.partial(self._run_on, device))
+                for size in self._engine.buckets:
+                    self._run_on(device, zeros[:size])
+            self.cost = _measure(self._run, zeros, chunks)
         except ModelRefused:
             raise
         except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
             raise ModelRefused(f"it cannot be computed: {str(error).strip().splitlines()[0]}") from error
 
-    def _golden_test(self) -> None:
-        assert self.card is not None
-        golden = self.card.golden
-        assert golden is not None
+    def _prove(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
+        if self.card and self.card.golden:
+            self._golden_test(run, self.card.golden)
+        else:
+            self._must_be_probabilities(run)
+
+    def _golden_test(self, run: Callable[[np.ndarray], np.ndarray], golden: Golden) -> None:
         try:
             self.check(golden.inputs)
         except InvalidInput as error:
             raise ModelRefused(f"its golden samples do not fit: {error}") from error
         if golden.probabilities.shape[1] != self.classes:
             raise ModelRefused(f"its golden samples have {golden.probabilities.shape[1]} classes, not {self.classes}")
-        off = np.abs(self.compute(golden.inputs) - golden.probabilities).max(initial=0.0)
+        off = np.abs(run(golden.inputs) - golden.probabilities).max(initial=0.0)
         if not off <= GOLDEN_TOLERANCE:
             raise ModelRefused(
                 f"its golden samples are off by {off:.2g} on {self.provider}, more than {GOLDEN_TOLERANCE:g}"
             )
 
-    def _must_be_probabilities(self) -> None:
+    def _must_be_probabilities(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
         """A file without golden samples must at least answer with distributions."""
         rows = np.random.default_rng(0).integers(0, 256, (2, *self.input.row)).astype(self.input.dtype)
         rows[0] = 0
-        out = self._run(rows if self.input.dtype == np.uint8 else rows / np.float32(255))
+        out = run(rows if self.input.dtype == np.uint8 else rows / np.float32(255))
         if not (np.isfinite(out).all() and (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-3)):
             sums = " and ".join(f"{total:g}" for total in out.sum(axis=1))
             raise ModelRefused(
@@ -194,7 +207,7 @@ class Model:
             )
 
 
-def load(path: Path, device: str) -> Model:
+def load(path: Path, devices: Devices) -> Model:
     """The model in a file, with what stands beside it; ModelRefused with the reason where it cannot be served."""
     described = description.read(path.parent)
     try:
@@ -204,7 +217,7 @@ def load(path: Path, device: str) -> Model:
     if not data:
         raise ModelRefused("the file is empty")
     try:
-        return Model(data, device, described)
+        return Model(data, devices, described)
     except (ModelRefused, DeviceUnavailable):
         raise
     except Exception as error:  # such as names that are not UTF-8: one strange file must not stop the others
@@ -262,16 +275,16 @@ def _output(session: ort.InferenceSession, described: Description) -> str:
     return name
 
 
-def _measure(run: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> Cost:
+def _measure(run: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, chunks: Sequence[int]) -> Cost:
     """The cost of calls of several sizes, interleaved, the best of a few: noise only ever makes a call slower."""
-    best = dict.fromkeys((1, *CHUNKS), math.inf)
+    best = dict.fromkeys((1, *chunks), math.inf)
     stop = time.perf_counter() + MEASURE_SECONDS
     for size in itertools.islice(itertools.cycle(best), 8 * len(best)):
         start = time.perf_counter()
-        if start > stop and best[CHUNKS[0]] < math.inf:
+        if start > stop and best[chunks[0]] < math.inf:
             break
         run(rows[:size])
         best[size] = min(best[size], time.perf_counter() - start)
-    chunk = min(CHUNKS, key=lambda size: best[size] / size)
+    chunk = min(chunks, key=lambda size: best[size] / size)
     row = max(0.0, (best[chunk] - best[1]) / (chunk - 1))
     return Cost(max(best[1] - row, 0.0), row, chunk)

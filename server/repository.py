@@ -12,6 +12,7 @@ from server import disk, memory, policy
 from server.batching import Batcher
 from server.config import Config
 from server.control import Wishes
+from server.device import Devices
 from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
 from server.lanes import Lane
@@ -29,8 +30,8 @@ PIECE_SECONDS, SPLIT_SECONDS = 2e-3, 300e-6
 class Repository:
     """The versions on disk and those in memory. Used on one event loop; files are read in threads."""
 
-    def __init__(self, config: Config, device: str, batcher: Batcher):
-        self._folder, self._config, self._device, self._batcher = config.models, config, device, batcher
+    def __init__(self, config: Config, devices: Devices, batcher: Batcher):
+        self._folder, self._config, self._devices, self._batcher = config.models, config, devices, batcher
         self._policy = policy.parse(config.version_policy)
         self._wishes = Wishes()
         self._shelves: dict[str, Shelf] = {}
@@ -230,7 +231,7 @@ class Repository:
         entry = before if before and before.served else Entry(name, version, None, State.LOADING)
         shelf.entries[version] = entry
         try:
-            model = await asyncio.to_thread(load, self._file(name, version), self._device)
+            model = await asyncio.to_thread(load, self._file(name, version), self._devices)
         except (ModelRefused, DeviceUnavailable) as error:
             log.error("model %s version %d: refused, because %s", name, version, error)
             still = entry.served  # the same number in another file: who is served stays served

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from server.card import MOST_TEXT, graph_sha256, read
+from server.device import Devices
 from server.errors import ModelRefused
 from server.model import Model, load
 from server.protobuf import delimited
@@ -137,7 +138,7 @@ def test_a_damaged_file_is_served_or_refused(changes: list[tuple[int, int]]) -> 
     for at, byte in changes:
         damaged[at] = byte
     try:
-        Model(bytes(damaged), "cpu")
+        Model(bytes(damaged), Devices())
     except (ModelRefused, UnicodeDecodeError):  # the latter is what `load` makes the former of
         return
 
@@ -192,4 +193,4 @@ def test_a_good_card_is_read(tmp_path: Path) -> None:
     assert read(json.dumps(GOOD)).labels == models.LABELS
     file = tmp_path / "model.onnx"
     file.write_bytes(MODEL)
-    assert load(file, "cpu").classes == 3
+    assert load(file, Devices()).classes == 3

@@ -25,7 +25,7 @@ BUILT = device.CUDA in device.built_in()
 def usable() -> bool:
     """True where a session on the GPU opens."""
     try:
-        return device.choose("cuda") == "cuda"
+        return device.choose("cuda").names == ("cuda",)
     except DeviceUnavailable:
         return False
 
