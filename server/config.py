@@ -63,6 +63,8 @@ class Config:
     max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models, pictures to decode too", low=1)
     # A 16-megapixel photograph passes; a decompression bomb of 3 KB does not.
     max_image_pixels: int = _setting(4096 * 4096, "most pixels of one encoded picture", low=1)
+    # Sixteen such photographs, or 342,000 pictures of 28x28: some seconds of one decoder, not minutes.
+    max_request_pixels: int = _setting(16 * 4096 * 4096, "most pixels of all encoded pictures of a request", low=1)
     # A client that multiplexes more than this on one connection gains nothing and hides from load balancers.
     max_streams: int = _setting(1024, "most calls in progress on one connection; more wait in the client", low=1)
     # Each may hold a message of max_message_bytes; small ones at this number fill the queue long before.

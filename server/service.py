@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -132,11 +134,11 @@ class InferenceService:
             )
         if request.priority > LOWEST_PRIORITY:
             raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
-        rows = await self._rows(request, data, served)
+        rows = await self._rows(request, data, served, call)
         answer = await served.lane.submit(rows, call.deadline, request.priority)
         return served.writer.write(answer, request)
 
-    async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served) -> np.ndarray:
+    async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served, call: Call) -> np.ndarray:
         match request.WhichOneof("input"):
             case "tensor":
                 rows = array(request.tensor, data)
@@ -148,11 +150,14 @@ class InferenceService:
                 spec = served.model.input
                 if not spec.is_picture:
                     raise InvalidInput(f"the request holds pictures; the model takes {spec}")
-                return await self._decode(list(request.images.images), spec)
+                return await self._decode(list(request.images.images), spec, call)
         raise InvalidInput("the request holds neither a tensor nor images")
 
-    async def _decode(self, files: list[bytes], spec: InputSpec) -> np.ndarray:
-        """The pictures as rows, decoded in a thread; QueueFull where too many bytes wait for that."""
+    async def _decode(self, files: list[bytes], spec: InputSpec, call: Call) -> np.ndarray:
+        """The pictures as rows, decoded in a thread; QueueFull where too many bytes wait for that.
+
+        A caller that leaves, or whose deadline passes, stops its decoding before the next picture.
+        """
         size = sum(map(len, files))
         if self._decoding_bytes + size > self._config.max_queue_bytes:
             raise QueueFull(
@@ -161,12 +166,15 @@ class InferenceService:
                 retry_after_ms=100,
             )
         self._decoding_bytes += size
+        left = threading.Event()
         try:
-            decode = asyncio.get_running_loop().run_in_executor(
-                self._decoders, images.decode, files, spec, self._config.max_image_pixels
-            )
-            return await decode
+            limits = images.Limits(self._config.max_image_pixels, self._config.max_request_pixels)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._decoders, images.decode, files, spec, limits,
+                lambda: left.is_set() or time.monotonic() > call.deadline,
+            )  # fmt: skip
         finally:
+            left.set()
             self._decoding_bytes -= size
 
     def _check_control(self, method: str, model: str) -> None:

@@ -36,7 +36,7 @@ def pictures() -> Target:
     def target(data: bytes) -> None:
         for spec in (GREY, COLOUR):
             try:
-                images.decode([data], spec, 1 << 20)
+                images.decode([data], spec, images.Limits(1 << 20, 1 << 24))
             except InvalidInput:
                 continue
 

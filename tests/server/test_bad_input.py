@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 
 import grpc
@@ -145,6 +146,30 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(repository, serve:
     assert error.details() == "picture 0 has 101 x 100 pixels; the server decodes at most 10000"
     at_limit = encoded(np.zeros((100, 100), np.uint8))
     assert len(server.stub.Predict(pb.PredictRequest(images=pb.EncodedImages(images=[at_limit]))).predictions) == 1
+
+
+def test_the_pixels_of_all_pictures_of_a_request_are_bounded(repository, serve: Callable[..., LiveServer]) -> None:
+    """A picture more than the request's limit is refused by its index; at the limit all are decoded."""
+    server = serve(models=repository, max_request_pixels=300)
+    file = encoded(np.zeros((10, 10), np.uint8))
+    assert len(server.stub.Predict(pb.PredictRequest(images=pb.EncodedImages(images=[file] * 3))).predictions) == 3
+    error = refused(server, pb.PredictRequest(images=pb.EncodedImages(images=[file] * 4)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "picture 3 is one too many: a request may have 300 pixels in all"
+
+
+def test_a_decoder_stops_when_the_deadline_passes(server: LiveServer) -> None:
+    """DEADLINE_EXCEEDED, and the decoder is free for others long before it would have decoded them all."""
+    file = encoded(np.zeros((2000, 2000), np.uint8))
+    many = pb.PredictRequest(images=pb.EncodedImages(images=[file] * 60))
+    alone = time.perf_counter()
+    server.stub.Predict(many)
+    alone = time.perf_counter() - alone
+    for _ in range(4):
+        assert refused(server, many, timeout=0.05).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    start = time.perf_counter()
+    server.stub.Predict(pb.PredictRequest(images=pb.EncodedImages(images=[encoded(GOOD[0])])))
+    assert time.perf_counter() - start < alone / 2
 
 
 def test_pictures_are_refused_by_a_model_of_tables(server: LiveServer) -> None:

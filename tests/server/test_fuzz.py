@@ -23,7 +23,7 @@ from PIL import Image
 
 from server.config import Config
 from server.errors import InvalidInput, ServingError
-from server.images import decode
+from server.images import Limits, decode
 from server.interceptor import Call
 from server.model import InputSpec
 from server.service import InferenceService
@@ -32,6 +32,7 @@ from tests.conftest import LiveServer, start_server
 from tests.server.test_predict import pictures, tensor
 from topclass.v1 import inference_pb2 as pb
 
+LIMITS = Limits(1 << 20, 1 << 20)
 MIB = 1 << 20
 SECONDS = 5  # for one call; on a busy machine most of it is waiting
 # What a caller can do wrong. INTERNAL and UNKNOWN would be ours; nothing here may be either.
@@ -248,7 +249,7 @@ def test_arbitrary_and_damaged_pictures_are_decoded_or_refused(file: bytes, spec
     """Any bytes as a picture: an array of the model's shape or InvalidInput that names it, within the time limit."""
     before = time.monotonic()
     try:
-        assert decode([file], spec, 1 << 20).shape == (1, *spec.row)
+        assert decode([file], spec, LIMITS).shape == (1, *spec.row)
     except InvalidInput as error:
         if error.row != 0:
             raise
@@ -258,7 +259,7 @@ def test_arbitrary_and_damaged_pictures_are_decoded_or_refused(file: bytes, spec
 @pytest.mark.parametrize("file", FILES)
 def test_every_kind_of_picture_that_is_fuzzed_is_a_good_one(file: bytes) -> None:
     """Undamaged, each is decoded to something that is not plain white."""
-    assert decode([file], COLOUR, 1 << 20).std() > 5
+    assert decode([file], COLOUR, LIMITS).std() > 5
 
 
 def test_memory_stays_flat_over_thousands_of_damaged_pictures_and_requests(
@@ -274,7 +275,7 @@ def test_memory_stays_flat_over_thousands_of_damaged_pictures_and_requests(
                 for _ in range(3):
                     data[generator.randrange(len(data))] = generator.randrange(256)
             with contextlib.suppress(InvalidInput):
-                decode([bytes(spoiled[0])], COLOUR, 1 << 20)
+                decode([bytes(spoiled[0])], COLOUR, LIMITS)
             ask(server, service, "Predict", bytes(spoiled[1]))
 
     round_(2000)

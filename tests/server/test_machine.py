@@ -18,6 +18,7 @@ from server.batching import Batcher
 from server.errors import DeviceUnavailable
 from server.model import InputSpec
 
+LIMITS = images.Limits(10**6, 10**6)
 GREY = InputSpec("image", np.dtype(np.uint8), (4, 6))
 COLOUR = InputSpec("image", np.dtype(np.uint8), (4, 6, 3))
 
@@ -98,9 +99,9 @@ def test_lossless_files_of_the_right_size_come_through_unchanged() -> None:
     random = np.random.default_rng(0)
     grey, colour = random.integers(0, 256, (4, 6), np.uint8), random.integers(0, 256, (4, 6, 3), np.uint8)
     for kind in ("PNG", "BMP", "GIF"):
-        assert (images.decode([saved(Image.fromarray(grey), kind)], GREY, 10**6)[0] == grey).all(), kind
+        assert (images.decode([saved(Image.fromarray(grey), kind)], GREY, LIMITS)[0] == grey).all(), kind
     for kind, how in (("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})):
-        assert (images.decode([saved(Image.fromarray(colour), kind, **how)], COLOUR, 10**6)[0] == colour).all(), kind
+        assert (images.decode([saved(Image.fromarray(colour), kind, **how)], COLOUR, LIMITS)[0] == colour).all(), kind
 
 
 def test_a_picture_is_turned_upright_as_its_exif_says() -> None:
@@ -110,35 +111,35 @@ def test_a_picture_is_turned_upright_as_its_exif_says() -> None:
     lying = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 270 degrees to see it upright
-    assert (images.decode([saved(lying, "PNG", exif=exif)], GREY, 10**6)[0] == upright).all()
+    assert (images.decode([saved(lying, "PNG", exif=exif)], GREY, LIMITS)[0] == upright).all()
 
 
 def test_colour_becomes_grey_and_grey_becomes_colour() -> None:
     """The model's number of channels decides."""
     red = Image.new("RGB", (6, 4), (255, 0, 0))
-    assert (images.decode([saved(red, "PNG")], GREY, 10**6) == 76).all()  # ITU-R 601-2: 0.299 of full
+    assert (images.decode([saved(red, "PNG")], GREY, LIMITS) == 76).all()  # ITU-R 601-2: 0.299 of full
     grey = Image.new("L", (6, 4), 9)
-    assert (images.decode([saved(grey, "PNG")], COLOUR, 10**6) == 9).all()
+    assert (images.decode([saved(grey, "PNG")], COLOUR, LIMITS) == 9).all()
 
 
 def test_transparency_is_laid_on_white() -> None:
     """What a viewer shows as paper is paper to the model too, in RGBA and in palette pictures."""
     clear = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
-    assert (images.decode([saved(clear, "PNG")], GREY, 10**6) == 255).all()
+    assert (images.decode([saved(clear, "PNG")], GREY, LIMITS) == 255).all()
     palette = Image.new("P", (6, 4), 0)
-    assert (images.decode([saved(palette, "PNG", transparency=0)], GREY, 10**6) == 255).all()
+    assert (images.decode([saved(palette, "PNG", transparency=0)], GREY, LIMITS) == 255).all()
 
 
 def test_sixteen_bit_grey_keeps_its_brightness() -> None:
     """A 16-bit picture is scaled to 8 bits, not clipped to white."""
     deep = Image.fromarray(np.full((4, 6), 0x8040, np.uint16))
-    assert (images.decode([saved(deep, "PNG")], GREY, 10**6) == 0x80).all()
+    assert (images.decode([saved(deep, "PNG")], GREY, LIMITS) == 0x80).all()
 
 
 def test_other_sizes_are_stretched() -> None:
     """A larger picture is shrunk over all its area; its left half stays the left half."""
     large = np.zeros((40, 60), np.uint8)
     large[:, :30] = 200
-    small = images.decode([saved(Image.fromarray(large), "PNG")], GREY, 10**6)[0]
+    small = images.decode([saved(Image.fromarray(large), "PNG")], GREY, LIMITS)[0]
     assert (small[:, :2] == 200).all()
     assert (small[:, 4:] == 0).all()
