@@ -53,13 +53,15 @@ class AsyncClient:
         model: str = "",
         *,
         version: int = 0,
+        alias: str = "",
         sha256: str | None = None,
         top_k: int = 0,
         probabilities: bool = True,
+        priority: int = 0,
         timeout: float | None = None,
     ) -> Result:
         """Classify one batch; see Client.predict. Picture files are read in a thread, not on the event loop."""
-        query = Query(model, version, sha256, top_k, probabilities)
+        query = Query(model, version, alias, sha256, top_k, probabilities, priority)
         return await self._predict(inputs, query, timeout)
 
     async def predict_many(
@@ -68,15 +70,17 @@ class AsyncClient:
         model: str = "",
         *,
         version: int = 0,
+        alias: str = "",
         sha256: str | None = None,
         top_k: int = 0,
         probabilities: bool = True,
+        priority: int = 0,
         timeout: float | None = None,
         window: int = 8,
     ) -> AsyncGenerator[Result, None]:
         """Classify many batches, at most `window` at once; see Client.predict_many. `batches` may be async."""
         check_window(window)
-        query = Query(model, version, sha256, top_k, probabilities)
+        query = Query(model, version, alias, sha256, top_k, probabilities, priority)
         pending: deque[asyncio.Task[Result]] = deque()
         try:
             async for batch in _each(batches):
@@ -97,7 +101,7 @@ class AsyncClient:
         return await self._run(calls.models(self._caller, self._deadline(timeout)))
 
     async def model(self, name: str = "", version: int = 0, *, timeout: float | None = None) -> ModelDetails:
-        """One model: its labels, what it takes, its card. Empty: the only one served; 0: its newest version."""
+        """One model: its labels, what it takes, its card. Empty: the only one served; 0: the version that answers."""
         return await self._run(calls.model(self._caller, name, version, self._deadline(timeout)))
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> str:

@@ -108,15 +108,15 @@ class Caller:
 
 
 class LabelStore:
-    """The labels of the model files that answered, and which file answered last for each (model, version) asked."""
+    """The labels of the model files that answered, and which file answered last for each way to name one."""
 
     def __init__(self) -> None:
         self._labels: dict[str, tuple[str, ...]] = {}
-        self._last: dict[tuple[str, int], str] = {}
+        self._last: dict[tuple[str, int, str], str] = {}
 
     def known(self, query: wire.Query) -> bool:
         """True if the file that will probably answer is one whose labels are here."""
-        return (query.sha256 or self._last.get((query.model, query.version))) in self._labels
+        return (query.sha256 or self._last.get((query.model, query.version, query.alias))) in self._labels
 
     def learn(self, query: wire.Query, reply: wire.Reply) -> tuple[str, ...] | None:
         """The labels of the file that answered; None if neither the reply nor the store has them."""
@@ -124,7 +124,7 @@ class LabelStore:
         if labels is not None:
             # Each step is one operation on a dict, so that threads may share the store.
             self._labels[reply.sha256] = labels
-            self._last[query.model, query.version] = reply.sha256
+            self._last[query.model, query.version, query.alias] = reply.sha256
             for sha256 in list(self._labels)[:-_MOST_LABEL_SETS]:
                 self._labels.pop(sha256, None)
         return labels

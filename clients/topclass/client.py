@@ -58,20 +58,24 @@ class Client:
         model: str = "",
         *,
         version: int = 0,
+        alias: str = "",
         sha256: str | None = None,
         top_k: int = 0,
         probabilities: bool = True,
+        priority: int = 0,
         timeout: float | None = None,
     ) -> Result:
         """Classify one batch.
 
         `inputs` are an array, uint8 pictures [N, H, W] or [N, H, W, C] or rows of numbers [N, F] (float64 is rounded
         to float32), or a list of picture files, each a path or bytes; the server decodes them. An empty `model` is
-        the only one served, version 0 the newest. A `sha256` pins the model file: ModelChanged if another would
+        the only one served; version 0 is the one that answers by default, and an `alias` such as "previous" names
+        one instead. A `sha256` pins the model file: ModelChanged if another would
         answer. `top_k` ranks so many classes of each row; `probabilities=False` leaves the matrix out.
+        `priority` 0 goes first in the server's queue, 9 last: bulk work leaves the fast lane to others by a higher one.
         Raises TypeError for inputs that cannot be sent, OSError for files that cannot be read, TopclassError else.
         """
-        query = Query(model, version, sha256, top_k, probabilities)
+        query = Query(model, version, alias, sha256, top_k, probabilities, priority)
         return self._run(calls.predict(self._caller, self._store, inputs, query, self._deadline(timeout)))
 
     def predict_many(
@@ -80,9 +84,11 @@ class Client:
         model: str = "",
         *,
         version: int = 0,
+        alias: str = "",
         sha256: str | None = None,
         top_k: int = 0,
         probabilities: bool = True,
+        priority: int = 0,
         timeout: float | None = None,
         window: int = 8,
     ) -> Generator[Result, None, None]:
@@ -91,7 +97,7 @@ class Client:
         A batch is taken from `batches` only when there is room for it. `timeout` is that of each batch. The first
         error ends it, and closing the iterator cancels what is in progress.
         """
-        query = Query(model, version, sha256, top_k, probabilities)
+        query = Query(model, version, alias, sha256, top_k, probabilities, priority)
         live = LiveCalls()
 
         def work(batch: Inputs) -> Result:
@@ -104,7 +110,7 @@ class Client:
         return self._run(calls.models(self._caller, self._deadline(timeout)))
 
     def model(self, name: str = "", version: int = 0, *, timeout: float | None = None) -> ModelDetails:
-        """One model: its labels, what it takes, its card. Empty: the only one served; 0: its newest version."""
+        """One model: its labels, what it takes, its card. Empty: the only one served; 0: the version that answers."""
         return self._run(calls.model(self._caller, name, version, self._deadline(timeout)))
 
     def health(self, service: str = "", *, timeout: float | None = None) -> str:

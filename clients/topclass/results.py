@@ -117,6 +117,8 @@ class ModelInfo:
     """What computes it; empty unless it is ready."""
     newest: bool
     """True for the version that answers where a call names none."""
+    aliases: tuple[str, ...] = ()
+    """Its names, such as champion; a call may say alias="champion" instead of a version."""
 
 
 @dataclass(frozen=True, slots=True)

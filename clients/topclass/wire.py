@@ -30,9 +30,11 @@ class Query:
 
     model: str = ""
     version: int = 0
+    alias: str = ""
     sha256: str | None = None
     top_k: int = 0
     probabilities: bool = True
+    priority: int = 0
 
 
 def predict_request(inputs: Inputs, query: Query) -> bytes:
@@ -40,6 +42,8 @@ def predict_request(inputs: Inputs, query: Query) -> bytes:
     message = pb.PredictRequest(
         model=query.model,
         version=query.version,
+        alias=query.alias,
+        priority=query.priority,
         model_sha256=query.sha256 or "",
         top_k=query.top_k,
         omit_probabilities=not query.probabilities,
@@ -192,6 +196,7 @@ def _model_info(model: pb.Model) -> ModelInfo:
         sha256=model.sha256,
         provider=model.provider,
         newest=model.newest,
+        aliases=tuple(model.aliases),
     )
 
 

@@ -37,7 +37,7 @@ def topclass(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 
 
 def test_models(server: Any, topclass: Topclass) -> None:
-    """models shows each version, which is the newest, and why one is broken, without cutting anything in a pipe."""
+    """models shows each version, which one answers, and why one is broken, without cutting anything in a pipe."""
     models.put(server.models, "pets", 2, b"broken")
     models.put(server.models, "a" * 60, 1, models.classifier())
     server.refresh()
@@ -45,8 +45,8 @@ def test_models(server: Any, topclass: Topclass) -> None:
     assert (code, err) == (0, "")
     header, _, first, second, third = out.splitlines()
     assert header.split() == ["model", "version", "state", "provider", "reason"]
-    assert first.split() == ["a" * 60, "1", "ready,", "newest", "CPU"]
-    assert second.split() == ["pets", "1", "ready,", "newest", "CPU"]
+    assert first.split() == ["a" * 60, "1", "ready", "←", "CPU"]
+    assert second.split() == ["pets", "1", "ready", "←", "CPU"]
     assert third.split()[:3] == ["pets", "2", "unavailable"]
     listed = {(entry.name, entry.version): entry for entry in package.Client(server.address).models()}
     assert third.endswith(listed["pets", 2].reason)

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from tests import models
-from topclass import Result
+from topclass import InvalidInput, Result
 
 PICTURES = np.random.default_rng(7).integers(0, 256, (9, 4, 4), np.uint8)
 PROBABILITIES = models.expected(PICTURES)
@@ -152,6 +152,24 @@ def test_models(client: Any, server: Any) -> None:
     assert (good.reason, good.provider, len(good.sha256)) == ("", "CPUExecutionProvider", 64)
     assert (broken.version, broken.state, broken.newest) == (2, "unavailable", False)
     assert broken.reason
+
+
+def test_an_alias_names_the_version_that_answers(client: Any, server: Any) -> None:
+    """predict(alias=…) is answered by the version of that name, with its labels, and models lists the names."""
+    models.put(server.models, "pets", 2, models.classifier(seed=2))
+    (server.models / "pets" / "aliases.json").write_text('{"champion": 2, "previous": 1}')
+    server.refresh()
+    assert client.predict(PICTURES, "pets").version == 2
+    previous = client.predict(PICTURES, "pets", alias="previous")
+    assert (previous.version, previous.labels) == (1, ("cat", "dog", "emu"))
+    assert {info.version: info.aliases for info in client.models()} == {1: ("previous",), 2: ("champion",)}
+
+
+def test_bulk_work_can_stand_aside(client: Any) -> None:
+    """priority reaches the server, which refuses one that there is not."""
+    same(client.predict(PICTURES, priority=9), PROBABILITIES)
+    with pytest.raises(InvalidInput, match="the priority is 10"):
+        client.predict(PICTURES, priority=10)
 
 
 def test_model(client: Any) -> None:

@@ -25,7 +25,8 @@ _UNBOUNDED = 10_000  # columns of a pipe: nothing is cut or wrapped there
 def models(as_json: bool, server: str, token: str | None, ca: str | None, timeout: float) -> None:
     """List every version of every model that the server has, the broken ones too.
 
-    The newest ready version of a model answers where a request names none.
+    The version marked with an arrow answers where a request names none; in
+    brackets stand the aliases that a request may name instead.
 
     \b
     Examples:
@@ -52,7 +53,9 @@ def _table(found: list[ModelInfo]) -> Table:
     for model in found:
         state = Text(model.state, style=_COLOURS.get(model.state, ""))
         if model.newest:
-            state.append(", newest", style="bold")
+            state.append(" ←", style="bold")
+        if model.aliases:
+            state.append(f" ({', '.join(model.aliases)})", style="bold")
         provider = model.provider.removesuffix("ExecutionProvider")
         table.add_row(Text(model.name), str(model.version), state, provider, Text(model.reason))
     return table

@@ -53,7 +53,7 @@ class Job:
 )
 @click.option("--model", default="", metavar="NAME", help="The model. [default: the only one served]")
 @click.option(
-    "--version", type=click.IntRange(min=0), default=0, metavar="N", help="Its version. [default: the newest]"
+    "--version", type=click.IntRange(min=0), default=0, metavar="N", help="Its version. [default: the one that answers]"
 )
 @click.option("--top-k", type=click.IntRange(min=0), default=0, metavar="K", help="Add the K most probable classes.")
 @click.option("--no-probabilities", is_flag=True, help="Leave out the columns of all classes.")
