@@ -33,7 +33,7 @@ from server.errors import ModelRefused
 from topclass import Client, InvalidInput, NotFound, TopclassError, Unavailable
 
 PUBLISHED, FAILED, KEPT, NOT_LIVE, INTERRUPTED = 0, 1, 3, 4, 130
-USUAL_SERVER = "127.0.0.1:8001"
+USUAL_SERVER, NO_SERVER = "127.0.0.1:8001", "none"
 ROWS = 512  # of one request
 LIVE_TOLERANCE = 1e-4  # between the file here and the server, which may have another processor
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -92,7 +92,8 @@ def retrain(options: argparse.Namespace) -> tuple[int, str]:
     path = _publish(candidate, options)
     _promote(path)
     if client is None:
-        return PUBLISHED, f"published {path}: {comparison}; no server at {options.server}, so nothing was watched"
+        why = "none was asked for" if options.server == NO_SERVER else f"none at {options.server}"
+        return PUBLISHED, f"published {path}: {comparison}; no server was watched, {why}"
     try:
         return _watch(client, options, path, challenger, rows, comparison)
     except KeyboardInterrupt:
@@ -104,6 +105,8 @@ def retrain(options: argparse.Namespace) -> tuple[int, str]:
 
 def _connect(options: argparse.Namespace) -> Client | None:
     """A client of the running server; None where none runs and none was asked for by name."""
+    if options.server == NO_SERVER:
+        return None
     client = Client(options.server, timeout=30)
     try:
         client.models(timeout=2)
@@ -314,7 +317,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=Path("models"), help="the repository (default: models)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs go (default: runs)")
     parser.add_argument(
-        "--server", help=f"host:port of the running server (default: {USUAL_SERVER}, if one runs there)"
+        "--server", help=f"host:port of the running server, or {NO_SERVER} (default: {USUAL_SERVER}, if one runs there)"
     )
     parser.add_argument("--wait", type=float, default=30, help="seconds until the server must answer (default: 30)")
     arguments = sys.argv[1:]
