@@ -52,7 +52,8 @@ def server(models: Path, *flags: str) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
         command = [sys.executable, "-m", "server", "--models", str(models), "--grpc-port", "0", "--device", "cpu"]
-        more = ["--ready-file", str(ready), "--stop-delay-seconds", "0", "--log-level", "warning", *flags]
+        more = ["--ready-file", str(ready), "--stop-delay-seconds", "0", "--log-level", "warning"]
+        more += ["--http-port", "0", *flags]
         log = Path(folder) / "log"
         with log.open("wb") as stderr:
             process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=stderr)

@@ -100,7 +100,7 @@ def _run(command: list[str]) -> str:
 
 def _start_server() -> tuple[subprocess.Popen[bytes], str]:
     """The server, in the background on a free port, and its address once it is ready."""
-    flags = ["--models", "demo/models", "--grpc-port", "0", "--ready-file", "demo/ready.json"]
+    flags = ["--models", "demo/models", "--grpc-port", "0", "--http-port", "0", "--ready-file", "demo/ready.json"]
     _say("Start the server, in the background on a free port")
     print(f"  $ python -m server {' '.join(flags)}", flush=True)
     with (DEMO / "server.log").open("wb") as log:

@@ -14,8 +14,10 @@ from server import cpus, device
 from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
+from server.gateway import Gateway
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
+from server.metrics import Metrics
 from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
@@ -23,6 +25,7 @@ from server.transport import GrpcTransport, Handlers
 from server.watch import changes
 
 log = logging.getLogger(__name__)
+SAMPLE_SECONDS = 1.0
 
 
 class App:
@@ -30,7 +33,9 @@ class App:
 
     def __init__(self, config: Config):
         self.config = config
-        self.calls = Interceptor()
+        self.metrics = Metrics(config.shared_metrics) if config.http_port >= 0 else None
+        self.gateway: Gateway | None = None
+        self.calls = Interceptor(self.metrics)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -50,18 +55,27 @@ class App:
             pin=self.config.pin_workers,
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
-        self.repository = Repository(self.config, chosen, self._batcher)
+        self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
         try:
             self.transport = GrpcTransport(self.config, self._services())
+            self.gateway = self._make_gateway(str(chosen), workers)
             await self.repository.refresh()
             await self._tell_health()
+            if self.gateway:
+                self.gateway.bind()
             await self.transport.listen()
+            if self.gateway:
+                await self.gateway.serve()
         except BaseException:
+            if self.gateway:
+                await self.gateway.close()
             self._batcher.close()
             self._decoders.shutdown(cancel_futures=True)
             raise
         if self.config.watch != "off" and self.config.watch_seconds:
             self._tasks.append(asyncio.create_task(self._watch()))
+        if self.config.shared_metrics:
+            self._tasks.append(asyncio.create_task(self._keep_sampling()))
         self._announce()
 
     async def stop(self) -> None:
@@ -78,6 +92,8 @@ class App:
         except TimeoutError:
             log.warning("stopping: %d calls were not finished in time", self.calls.in_progress)
         await self.transport.close()
+        if self.gateway:
+            await self.gateway.close()
         self._batcher.close()
         self._decoders.shutdown(cancel_futures=True)
         if self.config.ready_file:
@@ -85,7 +101,7 @@ class App:
         log.info("stopped")
 
     def _services(self) -> dict[str, Handlers]:
-        service = InferenceService(self.repository, self.config, self._decoders)
+        service = InferenceService(self.repository, self.config, self._decoders, self.metrics)
         return {
             service.NAME: {
                 "Predict": self.calls.unary("Predict", service.predict),
@@ -117,17 +133,41 @@ class App:
     async def _tell_health(self) -> None:
         ready = bool(self.repository.ready()) or self.config.allow_empty
         await self.transport.tell_health(ready)
+        if self.metrics:
+            self.metrics.models(self.repository.entries())
+
+    def _make_gateway(self, device: str, workers: int) -> Gateway | None:
+        metrics = self.metrics
+        if metrics is None:
+            return None
+        metrics.runs_on(device, workers)
+
+        async def exposition(accept: str) -> tuple[bytes, str]:
+            self._sample(metrics)
+            return await asyncio.to_thread(metrics.exposition, accept)
+
+        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition)
+
+    def _sample(self, metrics: Metrics) -> None:
+        metrics.now(self._batcher.waiting_rows, self.calls.in_progress)
+
+    async def _keep_sampling(self) -> None:
+        """For its siblings: whichever process is asked for metrics tells those of all."""
+        while self.metrics:
+            self._sample(self.metrics)
+            await asyncio.sleep(SAMPLE_SECONDS)
 
     def _announce(self) -> None:
         ready = self.repository.ready()
-        where = f"grpc {self.transport.address()}"
+        http = self.gateway.address() if self.gateway else ""
+        where = f"grpc {self.transport.address()}" + (f", http {http}" if http else "")
         if ready or self.config.allow_empty:
             models = ", ".join(f"{served.name} v{served.version}" for served in ready) or "no model"
             log.info("ready: %s, %s", where, models)
         else:
             log.warning("listening, not ready: %s; %s holds no model that can be served", where, self.config.models)
         if self.config.ready_file:
-            write_ready(self.config.ready_file, self.transport.address())
+            write_ready(self.config.ready_file, self.transport.address(), http)
 
 
 async def serve(config: Config) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from server import cpus
 from server.errors import DeadlinePassed, QueueFull
-from server.lanes import Answer, Compute, Lane, Part, Piece, Ticket
+from server.lanes import Answer, Compute, Lane, Observe, Part, Piece, Ticket
 
 
 class Batcher:
@@ -49,12 +49,13 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def lane(self, compute: Compute, piece_rows: int, split_rows: int) -> Lane:
+    def lane(self, compute: Compute, piece_rows: int, split_rows: int, observe: Observe | None = None) -> Lane:
         """A queue for one model. compute: rows [n, …] → float32 [n, C], called on any worker, several at once.
 
         piece_rows: the most that a worker takes at once. split_rows: requests over this are cut into pieces.
+        observe: is told of each batch that was computed.
         """
-        return Lane(self, compute, piece_rows, split_rows)
+        return Lane(self, compute, piece_rows, split_rows, observe)
 
     @property
     def waiting_rows(self) -> int:
@@ -196,7 +197,10 @@ class Batcher:
             return [parts[0][0]]
         with self._lock:
             self._row_seconds = 0.9 * self._row_seconds + 0.1 * seconds / len(out)
-            return list(self._hand_back(parts, out, seconds))
+            finished = list(self._hand_back(parts, out, seconds))
+        if piece.lane.observe:
+            piece.lane.observe(len(out), seconds, [ticket.started - ticket.arrived for ticket in finished])
+        return finished
 
     def _hand_back(self, parts: list[Part], out: np.ndarray, seconds: float) -> Iterable[Ticket]:
         """Gives each row to its owner. Under the lock, since other workers may hold pieces of the same ticket."""

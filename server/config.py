@@ -33,6 +33,10 @@ class Config:
     host: str = _setting("127.0.0.1", "address to listen on")
     # Triton's port, so that tools' defaults work. 0 lets the system choose one.
     grpc_port: int = _setting(8001, "port of the gRPC services; 0: any free one", low=0, high=65535)
+    # Triton's again. The HTTP port is guarded as the other one is: TLS, callers' certificates, tokens.
+    http_port: int = _setting(
+        8000, "port of /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics", low=-1, high=65535
+    )
     device: str = _setting("auto", "auto, cpu, cuda, or cuda:0,cuda:1…; cuda fails where it cannot be used")
     # None: models of this kind need little, and one that has no memory left fails in the middle of a request.
     gpu_memory_mb: int = _setting(0, "most memory that a model takes of each GPU, in MiB; 0: no limit", low=0)
@@ -79,11 +83,12 @@ class Config:
     tls_client_ca: Path | None = _setting(None, "PEM file: only callers with a certificate of this CA are let in")
     token_file: Path | None = _setting(None, "one bearer token a line; only callers that send one of them are let in")
     # Probes of Kubernetes and load balancers can send no token, and learn nothing but SERVING or NOT_SERVING.
-    open_health: bool = _setting(True, "answer grpc.health.v1 without a token, too")
+    open_health: bool = _setting(True, "answer grpc.health.v1, /livez and /readyz without a token, too")
     # What a process does beside computing fills one core at most; several also survive the death of one.
     processes: int = _setting(1, "server processes on the one port, watched and restarted", low=1, high=256)
     lifeline: int = _setting(-1, "for the processes of --processes: the socket to their supervisor", low=-1)
-    ready_file: Path | None = _setting(None, "write the address here, as JSON, once ready")
+    shared_metrics: Path | None = _setting(None, "for the processes of --processes: the folder in which they count")
+    ready_file: Path | None = _setting(None, "write the addresses here, as JSON, once ready")
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def describe(self) -> str:
@@ -120,6 +125,8 @@ def checked(config: Config) -> Config:
         raise ConfigError("tls_client_ca needs tls_certificate and tls_key: callers' certificates come over TLS")
     if config.allow_control and config.processes > 1:
         raise ConfigError("allow_control goes with processes = 1 only: LoadModel would reach one process of several")
+    if config.grpc_port and config.grpc_port == config.http_port:
+        raise ConfigError(f"grpc_port and http_port are both {config.grpc_port}; they must differ")
     if config.max_queue_rows < config.max_request_rows:
         raise ConfigError(
             f"max_queue_rows is {config.max_queue_rows}, less than max_request_rows, {config.max_request_rows}: "

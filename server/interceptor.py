@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from server.errors import ServingError, Unavailable
+from server.metrics import Metrics
 
 log = logging.getLogger("server.access")
 
@@ -26,6 +27,8 @@ class Call:
     method: str
     deadline: float = math.inf  # of time.monotonic()
     rows: int = 0
+    model: str = ""  # what answers it, as the repository names it; empty while that is not known
+    version: str = ""
 
 
 def told(error: Exception, call: Call) -> ServingError:
@@ -44,7 +47,8 @@ Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 class Interceptor:
     """Wraps handlers of bytes for grpc.aio, and counts the calls in progress."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
         self.in_progress = 0
         self.refusing = False
         self._idle = asyncio.Event()
@@ -70,15 +74,18 @@ class Interceptor:
         """A handler of a stream of messages in both directions."""
 
         async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async with self._watched(method, context) as call:
+            async with self._watched(method, context, of_many=True) as call:
                 async for reply in handler(messages, call):
                     yield reply
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
     @contextlib.asynccontextmanager
-    async def _watched(self, method: str, context: Any) -> AsyncIterator[Call]:
-        """Around one call: refuses it, or counts it, gives a fault its status, and writes the log line."""
+    async def _watched(self, method: str, context: Any, of_many: bool = False) -> AsyncIterator[Call]:
+        """Around one call: refuses it, or counts it, gives a fault its status, and writes the log line.
+
+        of_many: its messages are counted one by one, by who answers them; the call as such only where it is refused.
+        """
         call = _call(method, context)
         started = time.perf_counter()
         status = "CANCELLED"
@@ -97,6 +104,10 @@ class Interceptor:
         finally:
             self.in_progress -= 1
             self._idle.set()
+            if self._metrics and not (of_many and status in ("OK", "CANCELLED")):
+                if status == "CANCELLED" and time.monotonic() >= call.deadline:
+                    status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
+                self._metrics.request(method, call.model, call.version, status, started)
             _access(call, status, started)
 
 

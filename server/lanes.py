@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TURNS = 4  # pieces of a queue before the next gets one: small before large, and one priority before the next
 Compute = Callable[[np.ndarray], np.ndarray]
+# Told of each batch, on its worker: its rows, its seconds, and the seconds that each request finished by it had waited.
+Observe = Callable[[int, float, Sequence[float]], None]
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ class Queue:
 class Lane:
     """The queue of one model. It lives as long as someone holds it; in-flight rows of an unloaded model finish."""
 
-    def __init__(self, batcher: Batcher, compute: Compute, piece_rows: int, split_rows: int):
-        self._batcher, self.compute = batcher, compute
+    def __init__(
+        self, batcher: Batcher, compute: Compute, piece_rows: int, split_rows: int, observe: Observe | None = None
+    ):
+        self._batcher, self.compute, self.observe = batcher, compute, observe
         self.piece_rows, self.split_rows = piece_rows, min(split_rows, piece_rows)
         self._queues: dict[tuple[int, bool], Queue] = {}
 

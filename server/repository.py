@@ -15,7 +15,8 @@ from server.control import Wishes
 from server.device import Devices
 from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
-from server.lanes import Lane
+from server.lanes import Lane, Observe
+from server.metrics import Metrics
 from server.model import Model, load
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
@@ -30,8 +31,9 @@ PIECE_SECONDS, SPLIT_SECONDS = 2e-3, 300e-6
 class Repository:
     """The versions on disk and those in memory. Used on one event loop; files are read in threads."""
 
-    def __init__(self, config: Config, devices: Devices, batcher: Batcher):
+    def __init__(self, config: Config, devices: Devices, batcher: Batcher, metrics: Metrics | None = None):
         self._folder, self._config, self._devices, self._batcher = config.models, config, devices, batcher
+        self._metrics = metrics
         self._policy = policy.parse(config.version_policy)
         self._wishes = Wishes()
         self._shelves: dict[str, Shelf] = {}
@@ -234,13 +236,18 @@ class Repository:
             model = await asyncio.to_thread(load, self._file(name, version), self._devices)
         except (ModelRefused, DeviceUnavailable) as error:
             log.error("model %s version %d: refused, because %s", name, version, error)
+            if self._metrics:
+                self._metrics.loaded(name, ready=False)
             still = entry.served  # the same number in another file: who is served stays served
             state = State.READY if still else State.UNAVAILABLE
             shelf.entries[version] = Entry(name, version, signature, state, str(error), still)
             return
         weakref.finalize(model, memory.give_back).atexit = False
         writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
-        served = Served(name, version, model, self._lane(model), writer)
+        observe = self._metrics.lane(name, version) if self._metrics else None
+        served = Served(name, version, model, self._lane(model, observe), writer)
+        if self._metrics:
+            self._metrics.loaded(name, ready=True)
         shelf.entries[version] = Entry(name, version, signature, State.READY, served=served)
         log.info(
             "model %s version %d: ready on %s, sha256 %s, %s → %d classes, %.0f µs + %.2f µs a row",
@@ -251,8 +258,8 @@ class Repository:
     def _file(self, name: str, version: int) -> Path:
         return self._folder / name / str(version) / FILE
 
-    def _lane(self, model: Model) -> Lane:
+    def _lane(self, model: Model, observe: Observe | None) -> Lane:
         cost, limit = model.cost, self._config.max_batch_rows
         per_row = cost.seconds(cost.chunk) / cost.chunk
         piece = max(cost.chunk, int(PIECE_SECONDS / per_row) // cost.chunk * cost.chunk)
-        return self._batcher.lane(model.compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)))
+        return self._batcher.lane(model.compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)), observe)

@@ -16,6 +16,7 @@ from server import images, wire
 from server.config import Config
 from server.errors import InvalidInput, NotAllowed, OtherModel, QueueFull
 from server.interceptor import Call, told
+from server.metrics import Metrics
 from server.model import InputSpec
 from server.repository import Entry, Repository, Served, State
 from topclass.v1 import inference_pb2 as pb
@@ -41,8 +42,10 @@ class InferenceService:
 
     NAME = "topclass.v1.InferenceService"
 
-    def __init__(self, repository: Repository, config: Config, decoders: ThreadPoolExecutor):
-        self._repository, self._config, self._decoders = repository, config, decoders
+    def __init__(
+        self, repository: Repository, config: Config, decoders: ThreadPoolExecutor, metrics: Metrics | None = None
+    ):
+        self._repository, self._config, self._decoders, self._metrics = repository, config, decoders, metrics
         self._decoding_bytes = 0
 
     async def predict(self, message: bytes, call: Call) -> bytes:
@@ -78,10 +81,11 @@ class InferenceService:
         finally:
             runner.cancel()
 
-    async def get_model(self, message: bytes, _call: Call) -> bytes:
+    async def get_model(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.GetModelRequest, message)
         served = self._repository.find(request.model, request.version, request.alias)
+        call.model, call.version = served.name, str(served.version)
         spec = served.model.input
         response = pb.GetModelResponse(
             model=self._describe(next(e for e in self._repository.entries() if e.served is served)),
@@ -112,21 +116,28 @@ class InferenceService:
         entries = await self._repository.unload(request.model, request.version)
         return pb.UnloadModelResponse(models=map(self._describe, entries)).SerializeToString()
 
-    async def _stream_reply(self, message: bytes, call: Call) -> bytes:
+    async def _stream_reply(self, message: bytes, stream: Call) -> bytes:
+        call, started, code = Call(stream.method, stream.deadline), time.perf_counter(), "CANCELLED"
         reply = pb.PredictStreamResponse()
         try:
             request = parse(pb.PredictStreamRequest, message)
             reply.id = request.id
             response = await self._predict(request.request, memoryview(request.request.tensor.data), call)
+            code = "OK"
             return wire.stream_reply(request.id, response)
         except Exception as error:
             fault = told(error, call)
+            code = fault.code.name
             reply.error.code, reply.error.message = fault.code.value[0], str(fault)
             reply.error.retry_after_ms = fault.retry_after_ms
+        finally:
+            if self._metrics:
+                self._metrics.request(call.method, call.model, call.version, code, started)
         return reply.SerializeToString()
 
     async def _predict(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
         served = self._repository.find(request.model, request.version, request.alias)
+        call.model, call.version = served.name, str(served.version)
         if request.model_sha256 and request.model_sha256 != served.model.sha256:
             raise OtherModel(
                 f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "

@@ -15,12 +15,18 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from server import cpus
 from server.config import PREFIX, Config
 from server.errors import StartError
+from server.metrics import SHARED_FOLDER
+from server.ports import bound
 from server.ready import write_ready
 
 log = logging.getLogger(__name__)
@@ -41,18 +47,17 @@ class Supervisor:
         self._failed_starts = 0
         self._answered = self._gave_up = False  # answered: all of them, once
         self._pids: dict[int, int] = {}
+        self._held = contextlib.ExitStack()  # the ports, and the folder of the metrics
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, which stops all; the exit status. StartError where they cannot start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        with reserve(self._config) as place:
-            port = place.getsockname()[1]
-            flags = self._child_config(port).flags()
-            log.info("%d processes on port %d", self._config.processes, port)
-            keepers = [self._keep(number, flags, port) for number in range(self._config.processes)]
-            statuses = await asyncio.gather(*keepers)
+        with self._held as held:
+            settings = self._child_config(held)
+            log.info("%d processes on port %d", self._config.processes, settings.grpc_port)
+            statuses = await asyncio.gather(*(self._keep(number, settings) for number in range(self._config.processes)))
         if self._config.ready_file:
             self._config.ready_file.unlink(missing_ok=True)
         if self._gave_up:
@@ -60,9 +65,18 @@ class Supervisor:
         log.info("all processes stopped")
         return int(any(status not in (0, -signal.SIGTERM, -signal.SIGINT) for status in statuses))
 
-    def _child_config(self, port: int) -> Config:
-        workers = self._config.workers or max(1, cpus.granted() // self._config.processes)
-        return dataclasses.replace(self._config, grpc_port=port, workers=workers, processes=1, ready_file=None)
+    def _child_config(self, held: contextlib.ExitStack) -> Config:
+        """What each process is told; the ports that are taken for all of them, and where they count, are held."""
+        config = self._config
+        workers = config.workers or max(1, cpus.granted() // config.processes)
+        settings = dataclasses.replace(config, workers=workers, processes=1, ready_file=None)
+        grpc = held.enter_context(reserve(config, config.grpc_port)).getsockname()[1]
+        if config.http_port < 0:
+            return dataclasses.replace(settings, grpc_port=grpc)
+        http = held.enter_context(reserve(config, config.http_port)).getsockname()[1]
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="topclass-metrics-"))
+        self._environment[SHARED_FOLDER] = folder
+        return dataclasses.replace(settings, grpc_port=grpc, http_port=http, shared_metrics=Path(folder))
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
@@ -70,16 +84,17 @@ class Supervisor:
             for pid in self._pids.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            self._held.close()
             sys.stderr.flush()
             os._exit(128 + number)
         log.info("stopping all processes")
         self._stop.set()
 
-    async def _keep(self, number: int, flags: list[str], port: int) -> int:
+    async def _keep(self, number: int, settings: Config) -> int:
         """Runs one process, and another when it dies, until all are stopped; the last one's exit status."""
         while True:
             started = time.monotonic()
-            status, was_ready = await self._run_one(number, flags, port)
+            status, was_ready = await self._run_one(number, settings)
             if self._stop.is_set():
                 return status
             self._count(was_ready)
@@ -102,20 +117,20 @@ class Supervisor:
             self._gave_up = True
             self._stop.set()
 
-    async def _run_one(self, number: int, flags: list[str], port: int) -> tuple[int, bool]:
+    async def _run_one(self, number: int, settings: Config) -> tuple[int, bool]:
         """One process from start to end: its exit status, and whether it was ready."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
             # A session of its own: a terminal's Ctrl-C comes to the supervisor alone, which tells everyone.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "server", *flags, f"--lifeline={theirs.fileno()}",
+                sys.executable, "-m", "server", *settings.flags(), f"--lifeline={theirs.fileno()}",
                 pass_fds=[theirs.fileno()], env=self._environment, start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             theirs.close()
             self._pids[number] = process.pid
-            talk = asyncio.create_task(self._listen(number, process.pid, ours, port))
+            talk = asyncio.create_task(self._listen(number, process.pid, ours, settings))
             stop = asyncio.create_task(self._stop_one(process, ours))
             try:
                 status = await process.wait()
@@ -124,10 +139,12 @@ class Supervisor:
                     task.cancel()
                 await asyncio.gather(talk, stop, return_exceptions=True)
             self._pids.pop(number, None)
+            if settings.shared_metrics:  # its counts stay, so that sums never shrink; what it was doing goes
+                mark_process_dead(process.pid, settings.shared_metrics)
             was_ready = self._ready.pop(number, None) is not None
         return status, was_ready
 
-    async def _listen(self, number: int, pid: int, ours: socket.socket, port: int) -> None:
+    async def _listen(self, number: int, pid: int, ours: socket.socket, settings: Config) -> None:
         if not await asyncio.get_running_loop().sock_recv(ours, 1):
             return
         self._ready[number] = pid
@@ -135,9 +152,12 @@ class Supervisor:
         log.info("process %d is ready: pid %d", number, pid)
         if len(self._ready) == self._config.processes and not self._answered:
             self._answered = True
-            log.info("ready: grpc %s, pids %s", self._config.address(port), " ".join(map(str, self._ready.values())))
+            grpc = settings.address(settings.grpc_port)
+            http = settings.address(settings.http_port) if settings.http_port >= 0 else ""
+            where = f"grpc {grpc}" + (f", http {http}" if http else "")
+            log.info("ready: %s, pids %s", where, " ".join(map(str, self._ready.values())))
             if self._config.ready_file:
-                write_ready(self._config.ready_file, self._config.address(port))
+                write_ready(self._config.ready_file, grpc, http)
 
     async def _stop_one(self, process: asyncio.subprocess.Process, ours: socket.socket) -> None:
         await self._stop.wait()
@@ -147,29 +167,14 @@ class Supervisor:
         process.kill()
 
 
-def reserve(config: Config) -> socket.socket:
+def reserve(config: Config, port: int) -> socket.socket:
     """A socket that holds the port for all processes and never listens; StartError where a stranger has the port.
 
     Processes of one user may share a port by SO_REUSEPORT without asking each other, so first the port is tried
     without it.
     """
-    address = config.address(config.grpc_port)
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            config.host, config.grpc_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
-        place = socket.socket(family, kind, protocol)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        place.bind(where)
-        return place
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {address}: is the port in use, or the address not this machine's?"
-        ) from error
+    bound(config, port, listening=False).close()
+    return bound(config, port, shared=True, listening=False)
 
 
 def _said(status: int) -> str:

@@ -33,12 +33,17 @@ class GrpcTransport:
     """A grpc.aio server with health and reflection. `listen`, then `close`."""
 
     def __init__(self, config: Config, services: Mapping[str, Handlers]):
-        """services: full service name → method name → handler. StartError where a file with secrets is wrong."""
+        """services: full service name → method name → handler. StartError where a file with secrets is wrong.
+
+        `ready` is what grpc.health.v1 answers; `tokens`, who may call, None: everybody.
+        """
         self.port = 0
         self._config, self._services = config, services
         self._health = health.aio.HealthServicer()
         self._secure = credentials(config)
-        self._guards = _guards(config)
+        self.tokens = Tokens(config.token_file) if config.token_file else None
+        self._guards = _guards(config, self.tokens)
+        self.ready = self._leaving = False
 
     async def listen(self) -> None:
         """Binds and serves; StartError where the address cannot be had."""
@@ -80,11 +85,13 @@ class GrpcTransport:
 
     async def tell_health(self, ready: bool) -> None:
         """Sets what grpc.health.v1 answers, for the server as a whole and for each service."""
+        self.ready = ready and not self._leaving
         for name in ("", *self._services):
             await self._health.set(name, SERVING if ready else NOT_SERVING)
 
     async def say_goodbye(self) -> None:
         """NOT_SERVING from now on, whatever is told later."""
+        self.ready, self._leaving = False, True
         await self._health.enter_graceful_shutdown()
 
     async def close(self) -> None:
@@ -102,8 +109,8 @@ class GrpcTransport:
         await self._server.stop(0)
 
 
-def _guards(config: Config) -> list[TokenInterceptor]:
-    if config.token_file is None:
+def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
+    if tokens is None:
         return []
     if not config.tls_certificate and not _is_loopback(config.host):
         log.warning(
@@ -111,7 +118,7 @@ def _guards(config: Config) -> list[TokenInterceptor]:
             "and --tls-key, or let only a proxy that has TLS reach it",
             config.host,
         )
-    return [TokenInterceptor(Tokens(config.token_file), config.open_health)]
+    return [TokenInterceptor(tokens, config.open_health)]
 
 
 def _is_loopback(host: str) -> bool:

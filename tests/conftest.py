@@ -107,7 +107,9 @@ def repository(tmp_path: Path) -> Path:
 def serve(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     """A function that starts a server: serve(models=…, any other setting). All of them are stopped in the end."""
     started: list[LiveServer] = []
-    usual = Config(grpc_port=0, device="cpu", workers=2, watch_seconds=0, stop_delay_seconds=0, drain_seconds=10)
+    usual = Config(
+        grpc_port=0, http_port=-1, device="cpu", workers=2, watch_seconds=0, stop_delay_seconds=0, drain_seconds=10
+    )
 
     def start(**settings: Any) -> LiveServer:
         settings.setdefault("models", tmp_path / "models")

@@ -362,6 +362,7 @@ def test_server_that_dies(repository: Path, folder: Path) -> None:
     np.save(folder / "big.npy", np.tile(PICTURES, (3000, 1, 1)))
     ready = folder / "ready.json"
     flags = ["--models", str(repository), "--grpc-port", "0", "--ready-file", str(ready), "--device", "cpu"]
+    flags += ["--http-port", "-1"]
     command = [sys.executable, "-m", "server", *flags]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as server:
         try:

@@ -39,7 +39,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
 
     def start(models: Path) -> str:
         ready = tmp_path / f"ready-{len(running)}"
-        command = [sys.executable, "-m", "server", "--models", str(models), "--grpc-port", "0"]
+        command = [sys.executable, "-m", "server", "--models", str(models), "--grpc-port", "0", "--http-port", "0"]
         flags = ["--ready-file", str(ready), "--watch-seconds", "0.2", "--stop-delay-seconds", "0"]
         running.append(subprocess.Popen([*command, *flags], cwd=ROOT))
         until(ready.exists)

@@ -20,7 +20,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
 
     def run(*flags: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "server", "--grpc-port", "0", "--ready-file", str(tmp_path / "ready"), *flags]
+        ports = ["--grpc-port", "0", "--http-port", "0"]
+        command = [sys.executable, "-m", "server", *ports, "--ready-file", str(tmp_path / "ready"), *flags]
         running.append(
             subprocess.Popen(
                 command,

@@ -51,7 +51,8 @@ def test_a_gpu_computes_what_the_cpu_computes_and_says_so(repository: Path, serv
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:3"])
 def test_the_gpu_package_without_a_gpu_never_falls_back_to_the_cpu(repository: Path, wanted: str) -> None:
     """ONNX Runtime itself would compute on the CPU and say nothing; the server ends with status 1, cause and cure."""
-    command = [sys.executable, "-m", "server", "--models", str(repository), "--grpc-port", "0", "--device", wanted]
+    ports = ["--grpc-port", "0", "--http-port", "0"]
+    command = [sys.executable, "-m", "server", "--models", str(repository), *ports, "--device", wanted]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     [line] = done.stderr.strip().splitlines()

@@ -195,7 +195,8 @@ def test_a_server_that_is_killed_while_a_version_is_published_starts_again(
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "--models", str(repository), "--grpc-port", "0", "--device", "cpu",
-         "--workers", "1", "--watch-seconds", "0.05", "--ready-file", str(ready), "--log-level", "error"],
+         "--workers", "1", "--watch-seconds", "0.05", "--ready-file", str(ready), "--log-level", "error",
+         "--http-port", "0"],
         cwd=root, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
     )  # fmt: skip
     until(ready.exists)
