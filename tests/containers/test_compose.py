@@ -67,11 +67,11 @@ def test_a_server_may_finish_what_it_accepted(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_cannot_write_models_and_is_published_on_loopback(name: str) -> None:
-    """The server reads the volume; only this machine reaches the port unless SERVE_ADDRESS says otherwise."""
+    """The server reads the volume; only this machine reaches the ports unless SERVE_ADDRESS says otherwise."""
     assert SERVICES[name]["volumes"] == ["models:/models:ro"]
-    (port,) = SERVICES[name]["ports"]
-    assert port.startswith("${SERVE_ADDRESS:-127.0.0.1}:")
-    assert port.endswith(f":{Config().grpc_port}")
+    ports = SERVICES[name]["ports"]
+    assert all(port.startswith("${SERVE_ADDRESS:-127.0.0.1}:") for port in ports)
+    assert [port.rsplit(":", 1)[1] for port in ports] == [str(Config().grpc_port), str(Config().http_port)]
 
 
 @pytest.mark.parametrize("name", SERVERS)
