@@ -76,6 +76,7 @@ class Metrics:
         build = self._gauge("topclass_build_info", "What is running.", ("version", "python"), "livemax")
         build.labels(__version__, platform.python_version()).set(1)
         self._versions = set[tuple[str, str]]()
+        self._series: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}  # a look-up here is cheap
         if shared is None:
             ProcessCollector(registry=registry)
 
@@ -85,8 +86,13 @@ class Metrics:
 
     def request(self, method: str, model: str, version: str, code: str, started: float) -> None:
         """One request has ended. model, version: of what answers it, else empty. started: of time.perf_counter()."""
-        self._requests.labels(method, model, version, code).inc()
-        self._seconds.labels(method, model).observe(time.perf_counter() - started)
+        series = self._series.get((method, model, version, code))
+        if series is None:
+            series = self._requests.labels(method, model, version, code), self._seconds.labels(method, model)
+            self._series[method, model, version, code] = series
+        count, seconds = series
+        count.inc()
+        seconds.observe(time.perf_counter() - started)
 
     def lane(self, model: str, version: int) -> Observe:
         """What a version's lane tells of each batch."""

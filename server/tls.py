@@ -80,6 +80,8 @@ def _context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLCon
         if roots is not None:
             made.load_verify_locations(cadata=roots.decode("ascii", "replace"))
             made.verify_mode = ssl.CERT_REQUIRED
+            # No session is resumed, in which the caller's certificate would not be asked for again: the CA may change.
+            made.minimum_version, made.num_tickets = ssl.TLSVersion.TLSv1_3, 0
     except (ssl.SSLError, ValueError) as error:
         raise StartError(f"the TLS client CA {client_ca} holds no certificate in PEM format") from error
     return made

@@ -49,12 +49,14 @@ class Stack:
     """The compose file, brought up under a name and a port of its own."""
 
     port: int
+    http_port: int = 0
     name: str = "topclass-test"
     variables: dict[str, str] = field(default_factory=dict)
 
     def compose(self, *arguments: str, seconds: float = 120) -> str:
         """stdout of one podman-compose command. An empty .env file, so that the developer's own does not count."""
-        variables = {"SERVE_PORT": str(self.port), "IMAGE_TAG": TAG, "TRAIN_MODEL": "digits-mlp", **self.variables}
+        ports = {"SERVE_PORT": str(self.port), "SERVE_HTTP_PORT": str(self.http_port)}
+        variables = {**ports, "IMAGE_TAG": TAG, "TRAIN_MODEL": "digits-mlp", **self.variables}
         start = (COMPOSE, "--env-file", os.devnull, "--project-name", self.name)
         return run(*start, *arguments, seconds=seconds, environment=variables)
 

@@ -28,11 +28,11 @@ UID = 10001
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """The compose file brought up on a free port, in a project of its own; nothing of it is left afterwards."""
-    with socket.socket() as probe:
+    """The compose file brought up on free ports, in a project of its own; nothing of it is left afterwards."""
+    with socket.socket() as probe, socket.socket() as other:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    stack = Stack(port)
+        other.bind(("127.0.0.1", 0))
+        stack = Stack(probe.getsockname()[1], other.getsockname()[1])
     stack.compose("down", "--volumes")
     try:
         stack.compose("up", "--detach", "--no-build", seconds=400)
@@ -107,9 +107,10 @@ def test_the_answers_from_outside_are_right(stack: Stack, stub: inference_pb2_gr
 
 
 def test_only_this_machine_is_served(stack: Stack) -> None:
-    """The port is published on 127.0.0.1 and on no other address."""
-    (port,) = inspect(stack.container("server"))["NetworkSettings"]["Ports"]["8001/tcp"]
-    assert port == {"HostIp": "127.0.0.1", "HostPort": str(stack.port)}
+    """Both ports are published on 127.0.0.1 and on no other address."""
+    published = inspect(stack.container("server"))["NetworkSettings"]["Ports"]
+    for inside, outside in (("8001/tcp", stack.port), ("8000/tcp", stack.http_port)):
+        assert published[inside] == [{"HostIp": "127.0.0.1", "HostPort": str(outside)}]
 
 
 @pytest.mark.parametrize("place", ["/", "/app/server", "/models", "/opt/topclass/bin"])
@@ -156,7 +157,7 @@ def test_a_retrained_model_goes_live_under_load(stack: Stack, stub: inference_pb
 
 def test_a_retraining_that_cannot_be_watched_says_so(stack: Stack) -> None:
     """`run train` ends with its own status and words: nothing is trained for a server that is not there."""
-    other = Stack(stack.port, variables={"TRAIN_SERVER": "127.0.0.1:1"})
+    other = Stack(stack.port, stack.http_port, variables={"TRAIN_SERVER": "127.0.0.1:1"})
     with pytest.raises(Failed, match=r"status 1\n(.|\n)*digits-mlp: failed: nothing was trained"):
         other.compose("--profile", "train", "run", "--rm", "train")
 

@@ -211,6 +211,27 @@ def test_http_takes_a_new_certificate_without_a_restart(
     assert get(f"https://{at}/livez", context=now)[0] == 200
 
 
+def test_a_session_from_before_does_not_get_past_a_new_ca(
+    repository: Path, serve: Serve, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller of the old CA that tries to resume its session is let in no more than one that begins a new one."""
+    monkeypatch.setattr("server.watched.LOOK_SECONDS", 0.0)
+    host, port = where(serve(models=repository, http_port=0, **files.settings, tls_client_ca=files.ca)).split(":")
+    context = trusting(files, tmp_path, files.client())
+
+    def answered(session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+        with socket.create_connection((host, int(port))) as plain:
+            secure = context.wrap_socket(plain, server_hostname=host, session=session)
+            secure.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+            assert secure.recv(100).startswith(b"HTTP/1.1 200")
+            return secure.session
+
+    session = answered(None)
+    files.renew()
+    with pytest.raises((OSError, AssertionError)):
+        answered(session)
+
+
 @pytest.mark.parametrize("flags", [(), TWO])
 def test_an_http_port_in_use_is_a_clear_error(repository: Path, start: Start, flags: tuple[str, ...]) -> None:
     """Exit status 1 and the address, for one process and for several, though the other would share the port."""
