@@ -28,7 +28,7 @@ check: env  ## lint, types, the proto files, and that the generated stubs are fr
 	$(PY) -m mypy
 	cd proto && ../.venv/bin/buf lint
 	scripts/stubs
-	git diff --exit-code --stat -- clients/topclass/v1
+	git diff --exit-code --stat -- clients/topclass/v1 server/open_inference/stubs
 
 format: env  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
