@@ -37,6 +37,12 @@ class UnknownModel(ServingError):
     code = grpc.StatusCode.NOT_FOUND
 
 
+class Unsupported(ServingError):
+    """A part of a protocol that this server does not have."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
 class OtherModel(ServingError):
     """The caller pinned a sha256, and another file would answer."""
 

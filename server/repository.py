@@ -17,6 +17,7 @@ from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
 from server.lanes import Lane
 from server.model import Model, load
+from server.statistics import Statistics
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
 
@@ -240,7 +241,8 @@ class Repository:
             return
         weakref.finalize(model, memory.give_back).atexit = False
         writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
-        served = Served(name, version, model, self._lane(model), writer)
+        statistics = Statistics()
+        served = Served(name, version, model, self._lane(model, statistics), writer, statistics)
         shelf.entries[version] = Entry(name, version, signature, State.READY, served=served)
         log.info(
             "model %s version %d: ready on %s, sha256 %s, %s → %d classes, %.0f µs + %.2f µs a row",
@@ -251,8 +253,9 @@ class Repository:
     def _file(self, name: str, version: int) -> Path:
         return self._folder / name / str(version) / FILE
 
-    def _lane(self, model: Model) -> Lane:
+    def _lane(self, model: Model, statistics: Statistics) -> Lane:
         cost, limit = model.cost, self._config.max_batch_rows
         per_row = cost.seconds(cost.chunk) / cost.chunk
         piece = max(cost.chunk, int(PIECE_SECONDS / per_row) // cost.chunk * cost.chunk)
-        return self._batcher.lane(model.compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)))
+        compute = statistics.counted(model.compute)
+        return self._batcher.lane(compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)))
