@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from server import checks
 from server.config import Config
@@ -20,31 +18,47 @@ from server.wire import LARGE
 DATATYPES: dict[str, np.dtype] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(np.float32).newbyteorder("<")}
 CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
 SHARED_MEMORY = "shared_memory_region"
-_FEW = 64  # fields of a request of one input; the library takes apart what has more
-_RAW_INPUT_CONTENTS = 7
+_MOST_FIELDS, _MOST_BESIDE = 1000, 1 << 20  # of a large request: fields, and bytes that are no elements
+_INPUTS, _CONTENTS, _RAW_INPUT_CONTENTS = 5, 5, 7
 _STEP = 1 << 16  # typed elements that are read at once; more are read in a thread, which lets others go between
 
 
 def read_request(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]]:
     """The request and its raw inputs, of a large message as views of it; the request's own may be empty.
 
-    InvalidInput where the bytes are no ModelInferRequest.
+    InvalidInput where the bytes are no ModelInferRequest, or hold far more beside the elements than one input needs.
     """
-    with contextlib.suppress(ValueError, DecodeError):  # the library decides what is no message
-        if len(message) >= LARGE:
-            return _read_large(message)
-    request = parse(pb.ModelInferRequest, message)
-    return request, [memoryview(raw) for raw in request.raw_input_contents]
+    if len(message) < LARGE:
+        request = parse(pb.ModelInferRequest, message)
+        return request, [memoryview(raw) for raw in request.raw_input_contents]
+    try:
+        rest, raw = _split(message)
+    except ValueError as error:
+        raise InvalidInput(f"the message is not a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from error
+    return parse(pb.ModelInferRequest, rest), raw
 
 
-def _read_large(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]]:
+def _split(message: bytes) -> tuple[bytes, list[memoryview]]:
+    """A message without its raw inputs, and these.
+
+    ValueError where it is no message, or has so much else that parsing it would take many times its size in memory:
+    a message object for every two bytes.
+    """
     view, rest, raw = memoryview(message), list[memoryview](), list[memoryview]()
-    for field in fields(message, most=_FEW):
+    room, beside = _MOST_FIELDS, 0
+    for field in fields(message, most=_MOST_FIELDS):
         if field.number == _RAW_INPUT_CONTENTS and field.kind == BYTES:
             raw.append(view[field.content : field.stop])
-        else:
-            rest.append(view[field.start : field.stop])
-    return pb.ModelInferRequest.FromString(b"".join(rest)), raw
+            continue
+        rest.append(view[field.start : field.stop])
+        beside += field.stop - field.start
+        if field.number == _INPUTS and field.kind == BYTES:
+            inner = list(fields(message, field.content, field.stop, most=room))
+            room -= len(inner)
+            beside -= sum(part.stop - part.start for part in inner if part.number == _CONTENTS)
+    if beside > _MOST_BESIDE:
+        raise ValueError(f"it has {beside} bytes beside the elements of its input; the most is {_MOST_BESIDE}")
+    return b"".join(rest), raw
 
 
 def datatype(dtype: np.dtype) -> str:

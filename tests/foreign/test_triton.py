@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +186,18 @@ def test_statistics_grow(client: triton.InferenceServerClient) -> None:
     before = read()
     client.infer("pets", tensor())
     assert [new - old for old, new in zip(before, read(), strict=True)] == [1, 5, 1]
+
+
+@pytest.mark.usefixtures("client")
+def test_the_pages_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """What docs/protocols.md shows prints probabilities, then labels; only address, model and size are replaced."""
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    lines = "".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+    for shown, here in (("127.0.0.1:8001", os.environ["TOPCLASS_SERVER"]), ("digits-mlp", "pets"), ("28, 28", "4, 4")):
+        assert shown in lines
+        lines = lines.replace(shown, here)
+    exec(lines, {})
+    assert "0.333333:0:cat" in capsys.readouterr().out
 
 
 def test_the_repository(client: triton.InferenceServerClient) -> None:

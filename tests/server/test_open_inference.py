@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tests import models
 from tests.conftest import LiveServer
 from tests.server import test_bad_input as own
 from tests.server.open_inference import call, infer, number, output, probabilities, refused, stream, texts
+from tests.server.test_fuzz import resident
 from tests.server.test_predict import pictures, tensor
 from topclass.v1 import inference_pb2
 
@@ -266,6 +269,51 @@ def test_rubbish_is_the_callers_fault(server: LiveServer) -> None:
                 server.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\xff" * size)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert f"the message is not a inference.{method}Request" in caught.value.details()
+
+
+MIB = 1 << 20
+WORST = {
+    "empty raw inputs": lambda size: b"\x3a\x00" * (size // 2),
+    "empty inputs": lambda size: b"\x2a\x00" * (size // 2),
+    "empty outputs": lambda size: b"\x32\x00" * (size // 2),
+    "parameters": lambda size: infer(ROWS, parameters=params(**{f"p{n}": n for n in range(size // 64)})),
+    "parameters of an input": lambda size: infer(
+        ROWS, inputs=[{"name": "image", "parameters": params(**{f"p{n}": n for n in range(size // 64)})}]
+    ),
+    "a name": lambda size: infer(ROWS, model_name="\U0001f600" * (size // 4)),
+    "groups in groups": lambda size: b"\x7b" * size,
+    "dimensions": lambda size: infer(ROWS, shape=[2**62] * (size // 9)),
+}
+
+
+@pytest.mark.parametrize("case", WORST)
+def test_the_worst_requests_cost_little_more_than_their_size(server: LiveServer, case: str) -> None:
+    """Sixteen megabytes of the most expensive kind are refused within seconds, without hundreds of megabytes."""
+    message = WORST[case](16 * MIB)
+    data = message if isinstance(message, bytes) else message.SerializeToString()
+    del message
+    before, started = resident(), time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(data)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the message is not a inference.ModelInferRequest: " in caught.value.details()
+    assert resident() - before < 200 * MIB
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_damaged_requests_are_answered_or_refused_as_the_callers_mistake(server: LiveServer, typed: bool) -> None:
+    """Requests with a few bytes changed, small and large, never are an internal error."""
+    generator = random.Random(0)
+    callers = {getattr(grpc.StatusCode, name) for name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED")}
+    for rows in (ROWS, pictures(2000)):
+        good = infer(rows, typed, id="x", outputs=[output(classification=number(2))], parameters=params(priority=1))
+        for _ in range(300):
+            data = bytearray(good.SerializeToString())
+            for _ in range(3):
+                data[generator.randrange(min(len(data), 200))] = generator.randrange(256)
+            call = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer").future(bytes(data))
+            assert call.code() in callers, call.details()
 
 
 ABSENT = (
