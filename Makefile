@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test fuzz check format proto serve retrain soak fairness test-gpu test-containers clean
+.PHONY: help env demo test fuzz check format proto serve retrain soak fairness test-gpu test-clients test-containers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,7 +28,7 @@ check: env  ## lint, types, the proto files, and that the generated stubs are fr
 	$(PY) -m mypy
 	cd proto && ../.venv/bin/buf lint
 	scripts/stubs
-	git diff --exit-code --stat -- clients/topclass/v1
+	git diff --exit-code --stat -- clients/topclass/v1 server/open_inference/stubs
 
 format: env  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
@@ -52,8 +52,11 @@ fairness: env  ## a lone caller beside bulk callers: who waits how long
 test-gpu: env  ## the tests of --device cuda, with the real onnxruntime-gpu
 	scripts/test-gpu
 
+test-clients: env  ## the field's own client, tritonclient, against a real server
+	scripts/test-clients
+
 test-containers: env  ## build the images and run the compose file with podman (root; ten minutes the first time)
 	scripts/test-containers
 
 clean:  ## remove environments and caches; runs/ and models/ stay
-	rm -rf .venv .venv-proto .venv-containers .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf .venv .venv-proto .venv-triton .venv-containers .mypy_cache .ruff_cache .pytest_cache demo

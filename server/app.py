@@ -18,6 +18,8 @@ from server.gateway import Gateway
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
 from server.metrics import Metrics
+from server.open_inference.service import OpenInferenceService
+from server.open_inference.stubs import grpc_service_pb2 as open_inference_pb2
 from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
@@ -37,6 +39,7 @@ class App:
         self.gateway: Gateway | None = None
         self.calls = Interceptor(self.metrics)
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Loads and proves every model, then listens. StartError says why it cannot."""
@@ -57,7 +60,7 @@ class App:
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
         try:
-            self.transport = GrpcTransport(self.config, self._services())
+            self.transport = GrpcTransport(self.config, self._services(), [open_inference_pb2.DESCRIPTOR])
             self.gateway = self._make_gateway(str(chosen), workers)
             await self.repository.refresh()
             await self._tell_health()
@@ -80,6 +83,7 @@ class App:
 
     async def stop(self) -> None:
         """Says NOT_SERVING, goes on for a moment, refuses what is new, finishes what was accepted, ends the workers."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -110,8 +114,18 @@ class App:
                 "ListModels": self.calls.unary("ListModels", service.list_models),
                 "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(service.load_model)),
                 "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(service.unload_model)),
-            }
+            },
+            OpenInferenceService.NAME: self._open_inference(),
         }
+
+    def _open_inference(self) -> Handlers:
+        service = OpenInferenceService(self.repository, self.config, self._is_ready)
+        methods = service.unary() | {
+            "RepositoryModelLoad": self._then_tell_health(service.repository_model_load),
+            "RepositoryModelUnload": self._then_tell_health(service.repository_model_unload),
+        }
+        handlers = {method: self.calls.unary(method, handler) for method, handler in methods.items()}
+        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", service.model_stream_infer)}
 
     def _then_tell_health(self, handler: Unary) -> Unary:
         async def answer(message: bytes, call: Call) -> bytes:
@@ -131,8 +145,7 @@ class App:
                 log.exception("looking for new versions failed; the next look is in %g s", self.config.watch_seconds)
 
     async def _tell_health(self) -> None:
-        ready = bool(self.repository.ready()) or self.config.allow_empty
-        await self.transport.tell_health(ready)
+        await self.transport.tell_health(self._is_ready())
         if self.metrics:
             self.metrics.models(self.repository.entries())
 
@@ -156,6 +169,9 @@ class App:
         while self.metrics:
             self._sample(self.metrics)
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _is_ready(self) -> bool:
+        return not self._stopping and (bool(self.repository.ready()) or self.config.allow_empty)
 
     def _announce(self) -> None:
         ready = self.repository.ready()

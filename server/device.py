@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnxruntime as ort
 
-from server.errors import DeviceUnavailable, ModelRefused
+from server.errors import DeviceUnavailable, ModelRefused, first_line
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -36,7 +36,7 @@ def open_session(data: bytes, device: str, memory_mb: int = 0) -> tuple[ort.Infe
     try:
         session = ort.InferenceSession(data, _options(), providers=providers)
     except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
-        raise ModelRefused(f"ONNX Runtime cannot load it: {str(error).strip().splitlines()[0]}") from error
+        raise ModelRefused(f"ONNX Runtime cannot load it: {first_line(error)}") from error
     got = session.get_providers()[0]
     if device != "cpu" and got != CUDA:
         raise _unavailable(device)

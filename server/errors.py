@@ -37,6 +37,12 @@ class UnknownModel(ServingError):
     code = grpc.StatusCode.NOT_FOUND
 
 
+class Unsupported(ServingError):
+    """A part of a protocol that this server does not have."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
 class OtherModel(ServingError):
     """The caller pinned a sha256, and another file would answer."""
 
@@ -90,3 +96,8 @@ class ModelRefused(Exception):
 
     def __init__(self, reason: str):
         super().__init__(_clipped(" ".join(reason.split())))
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,7 +21,7 @@ from server.card import read as read_card
 from server.description import DESCRIPTION, Description
 from server.device import Devices
 from server.engine import Engine
-from server.errors import DeviceUnavailable, InvalidInput, ModelRefused
+from server.errors import DeviceUnavailable, InvalidInput, ModelRefused, first_line
 
 log = logging.getLogger(__name__)
 # A kernel of another processor or a GPU rounds differently; a wrong weight, layout or scale differs by far more.
@@ -158,7 +158,7 @@ class Model:
         except ModelRefused:
             raise
         except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
-            raise ModelRefused(f"it cannot be computed: {str(error).strip().splitlines()[0]}") from error
+            raise ModelRefused(f"it cannot be computed: {first_line(error)}") from error
 
     def _warm_up(self) -> None:
         """Proves on this machine and provider that it computes what its exporter computed, and measures its cost."""
@@ -173,7 +173,7 @@ class Model:
         except ModelRefused:
             raise
         except Exception as error:  # ONNX Runtime has a dozen exception classes and no common base but this
-            raise ModelRefused(f"it cannot be computed: {str(error).strip().splitlines()[0]}") from error
+            raise ModelRefused(f"it cannot be computed: {first_line(error)}") from error
 
     def _prove(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
         if self.card and self.card.golden:

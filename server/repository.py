@@ -18,6 +18,7 @@ from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefu
 from server.lanes import Lane, Observe
 from server.metrics import Metrics
 from server.model import Model, load
+from server.statistics import Statistics
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
 
@@ -245,7 +246,8 @@ class Repository:
         weakref.finalize(model, memory.give_back).atexit = False
         writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
         observe = self._metrics.lane(name, version) if self._metrics else None
-        served = Served(name, version, model, self._lane(model, observe), writer)
+        statistics = Statistics()
+        served = Served(name, version, model, self._lane(model, statistics, observe), writer, statistics)
         if self._metrics:
             self._metrics.loaded(name, ready=True)
         shelf.entries[version] = Entry(name, version, signature, State.READY, served=served)
@@ -258,8 +260,9 @@ class Repository:
     def _file(self, name: str, version: int) -> Path:
         return self._folder / name / str(version) / FILE
 
-    def _lane(self, model: Model, observe: Observe | None) -> Lane:
+    def _lane(self, model: Model, statistics: Statistics, observe: Observe | None) -> Lane:
         cost, limit = model.cost, self._config.max_batch_rows
         per_row = cost.seconds(cost.chunk) / cost.chunk
         piece = max(cost.chunk, int(PIECE_SECONDS / per_row) // cost.chunk * cost.chunk)
-        return self._batcher.lane(model.compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)), observe)
+        compute = statistics.counted(model.compute)
+        return self._batcher.lane(compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)), observe)

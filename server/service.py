@@ -12,9 +12,9 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from server import images, wire
+from server import checks, images, wire
 from server.config import Config
-from server.errors import InvalidInput, NotAllowed, OtherModel, QueueFull
+from server.errors import InvalidInput, OtherModel, QueueFull
 from server.interceptor import Call, told
 from server.metrics import Metrics
 from server.model import InputSpec
@@ -26,7 +26,6 @@ DTYPES: dict[pb.DataType.ValueType, np.dtype] = {
     pb.DATA_TYPE_FLOAT32: np.dtype(np.float32).newbyteorder("<"),
 }
 LOWEST_PRIORITY = 9
-MOST_DIMENSIONS = 32
 STREAM_WINDOW = 256  # requests of one stream in progress; the transport holds back the rest
 
 M = TypeVar("M", bound=Message)
@@ -105,14 +104,14 @@ class InferenceService:
     async def load_model(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.LoadModelRequest, message)
-        self._check_control("LoadModel", request.model)
+        checks.control(self._config, "LoadModel", request.model)
         entries = await self._repository.load(request.model, request.version)
         return pb.LoadModelResponse(models=map(self._describe, entries)).SerializeToString()
 
     async def unload_model(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.UnloadModelRequest, message)
-        self._check_control("UnloadModel", request.model)
+        checks.control(self._config, "UnloadModel", request.model)
         entries = await self._repository.unload(request.model, request.version)
         return pb.UnloadModelResponse(models=map(self._describe, entries)).SerializeToString()
 
@@ -146,18 +145,18 @@ class InferenceService:
         if request.priority > LOWEST_PRIORITY:
             raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
         rows = await self._rows(request, data, served, call)
-        answer = await served.lane.submit(rows, call.deadline, request.priority)
+        answer = await served.submit(rows, call.deadline, request.priority)
         return served.writer.write(answer, request)
 
     async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served, call: Call) -> np.ndarray:
         match request.WhichOneof("input"):
             case "tensor":
                 rows = array(request.tensor, data)
-                self._check_count(len(rows))
+                checks.count(self._config, len(rows))
                 served.model.check(rows)
                 return rows
             case "images":
-                self._check_count(len(request.images.images))
+                checks.count(self._config, len(request.images.images))
                 spec = served.model.input
                 if not spec.is_picture:
                     raise InvalidInput(f"the request holds pictures; the model takes {spec}")
@@ -188,18 +187,6 @@ class InferenceService:
             left.set()
             self._decoding_bytes -= size
 
-    def _check_control(self, method: str, model: str) -> None:
-        if not self._config.allow_control:
-            raise NotAllowed(f"this server takes no {method}: it was not started with --allow-control")
-        if not model:
-            raise InvalidInput(f"the request names no model; {method} needs one")
-
-    def _check_count(self, rows: int) -> None:
-        if rows == 0:
-            raise InvalidInput("the batch is empty")
-        if rows > self._config.max_request_rows:
-            raise InvalidInput(f"the batch has {rows} rows; the server takes at most {self._config.max_request_rows}")
-
     def _describe(self, entry: Entry) -> pb.Model:
         served = entry.served
         return pb.Model(
@@ -226,20 +213,7 @@ def array(tensor: pb.Tensor, data: memoryview) -> np.ndarray:
     """The array of a tensor whose data is in `data`, without a copy; InvalidInput where they do not fit together."""
     if tensor.dtype not in DTYPES:
         raise InvalidInput(f"the tensor's dtype is {tensor.dtype}; it must be 1 (uint8) or 2 (float32)")
-    if not tensor.shape:
-        raise InvalidInput("the tensor has no shape")
-    if len(tensor.shape) > MOST_DIMENSIONS:  # before anything multiplies them
-        raise InvalidInput(f"the tensor has {len(tensor.shape)} dimensions; the most is {MOST_DIMENSIONS}")
-    dtype, shape, size = DTYPES[tensor.dtype], list(tensor.shape), len(data)
-    wanted = dtype.itemsize
-    for dimension in shape:
-        wanted *= dimension
-    if size != wanted:
-        raise InvalidInput(f"the tensor holds {size} bytes; {dtype.name} of shape {shape} takes {wanted}")
-    try:
-        return np.frombuffer(data, dtype).reshape(shape)
-    except ValueError as error:  # an empty batch of enormous rows
-        raise InvalidInput(f"no array has shape {shape}") from error
+    return checks.shaped(data, DTYPES[tensor.dtype], tensor.shape)
 
 
 def _wire_dtype(dtype: np.dtype) -> pb.DataType.ValueType:

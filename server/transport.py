@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -32,13 +35,14 @@ GOODBYE_SECONDS = 0.2  # for answers on their way, and for clients to see that t
 class GrpcTransport:
     """A grpc.aio server with health and reflection. `listen`, then `close`."""
 
-    def __init__(self, config: Config, services: Mapping[str, Handlers]):
-        """services: full service name → method name → handler. StartError where a file with secrets is wrong.
+    def __init__(self, config: Config, services: Mapping[str, Handlers], files: Sequence[FileDescriptor] = ()):
+        """services: full service name → method name → handler; files: those of them that have a pool of their own.
 
-        `ready` is what grpc.health.v1 answers; `tokens`, who may call, None: everybody.
+        `ready` is what grpc.health.v1 answers; `tokens`, who may call, None: everybody. StartError where a file with
+        secrets is wrong.
         """
         self.port = 0
-        self._config, self._services = config, services
+        self._config, self._services, self._files = config, services, files
         self._health = health.aio.HealthServicer()
         self._secure = credentials(config)
         self.tokens = Tokens(config.token_file) if config.token_file else None
@@ -64,7 +68,7 @@ class GrpcTransport:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._config.reflection:
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection.enable_server_reflection(names, self._server, _reflected(names, self._files))
         address = self.address(self._config.grpc_port)
         try:
             self.port = self._bind(address)
@@ -107,6 +111,15 @@ class GrpcTransport:
         _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
         await asyncio.sleep(GOODBYE_SECONDS / 2)
         await self._server.stop(0)
+
+
+def _reflected(names: Sequence[str], files: Sequence[FileDescriptor]) -> DescriptorPool:
+    """One pool with the files of all these services, for reflection to look into."""
+    own = {service.full_name for file in files for service in file.services_by_name.values()}
+    pool, known = DescriptorPool(), descriptor_pool.Default()
+    for file in (*files, *(known.FindFileContainingSymbol(name) for name in names if name not in own)):
+        pool.AddSerializedFile(file.serialized_pb)
+    return pool
 
 
 def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:

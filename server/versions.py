@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from server.aliases import CHAMPION, PREVIOUS, Aliases
 from server.disk import Signature
 from server.errors import Unavailable, UnknownModel
-from server.lanes import Lane
+from server.lanes import Answer, Lane
 from server.model import Model
+from server.statistics import Statistics
 from server.wire import ResponseWriter
 
 
@@ -31,6 +35,18 @@ class Served:
     model: Model
     lane: Lane
     writer: ResponseWriter
+    statistics: Statistics
+
+    async def submit(self, rows: np.ndarray, deadline: float, priority: int) -> Answer:
+        """Lane.submit, counted."""
+        started = time.perf_counter()
+        try:
+            answer = await self.lane.submit(rows, deadline, priority)
+        except Exception:
+            self.statistics.failed(time.perf_counter() - started)
+            raise
+        self.statistics.answered(answer, time.perf_counter() - started)
+        return answer
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,16 @@ def _read_large(message: bytes) -> tuple[pb.PredictRequest, memoryview] | None:
     return request, memoryview(message)[data[0].content : data[0].stop]
 
 
+def winners(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's most probable class and its probability; InvalidInput names a row that has no finite ones."""
+    top = probabilities.argmax(axis=1)
+    best = probabilities[np.arange(len(top)), top]
+    if not np.isfinite(best).all():  # NaN and infinity are what argmax finds first
+        row = int(np.argmin(np.isfinite(best)))
+        raise InvalidInput(f"row {row} gives no finite probabilities: its values are out of all range", row=row)
+    return top, best
+
+
 class ResponseWriter:
     """Writes PredictResponses of one loaded model."""
 
@@ -80,11 +90,7 @@ class ResponseWriter:
                 f"the answer would have {len(probabilities)} rows of {size} bytes, more than one message holds; send "
                 "fewer rows, ask for a smaller top_k, or set omit_probabilities"
             )
-        top = probabilities.argmax(axis=1)
-        best = probabilities[np.arange(len(top)), top]
-        if not np.isfinite(best).all():  # NaN and infinity are what argmax finds first
-            row = int(np.argmin(np.isfinite(best)))
-            raise InvalidInput(f"row {row} gives no finite probabilities: its values are out of all range", row=row)
+        top, best = winners(probabilities)
         step = max(1, _SLICE // size)
         parts = [
             self._rows.write(probabilities[at : at + step], top[at : at + step], best[at : at + step], shape)

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -21,7 +21,18 @@ from topclass.errors import TopclassError
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_PIPE = 1, 2, 130, 143, 141
 
 
-@click.group(epilog="The server's address, and a token, may stand in TOPCLASS_SERVER and TOPCLASS_TOKEN.")
+class Commands(click.Group):
+    """A group in which a reader that is gone is told apart from every other fault; click itself makes it status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+@click.group(cls=Commands, epilog="The server's address, and a token, may stand in TOPCLASS_SERVER and TOPCLASS_TOKEN.")
 @click.version_option(__version__, prog_name="topclass", message="%(prog)s %(version)s")
 def cli() -> None:
     """Classify pictures and table rows with a topclass server.

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2: the field's own messages, on the same repository and batcher."""

@@ -1,0 +1,197 @@
+"""inference.GRPCInferenceService: the field's messages to arrays and back. Works on bytes; knows no transport."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+
+import topclass
+from server import checks
+from server.config import Config
+from server.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from server.interceptor import Call, Unary, told
+from server.open_inference import answers, describe, parameters, tensors
+from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.protobuf import delimited
+from server.repository import Repository, Served, State
+from server.service import STREAM_WINDOW, parse
+
+EXTENSIONS = ("classification", "schedule_policy", "model_configuration", "parameters", "statistics")
+CONTROL = ("model_repository", "model_repository(unload_dependents)")  # nothing here depends on another model
+ABSENT = (
+    "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister",
+    "TraceSetting", "LogSettings",
+)  # fmt: skip
+_MANY_TEXTS = 10_000  # classes as text that take so long to write that others should go between
+_FINAL = "triton_enable_empty_final_response"
+
+
+class OpenInferenceService:
+    """The methods. Each takes the bytes of a request and gives the bytes of a response, or raises ServingError."""
+
+    NAME = "inference.GRPCInferenceService"
+
+    def __init__(self, repository: Repository, config: Config, is_ready: Callable[[], bool]):
+        self._repository, self._config, self._is_ready = repository, config, is_ready
+
+    def unary(self) -> dict[str, Unary]:
+        """The methods of one request and one reply, but the two that load and unload."""
+        return {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
+            "RepositoryIndex": self.repository_index,
+            **dict.fromkeys(ABSENT, self.absent),
+        }
+
+    async def server_live(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        parse(pb.ServerLiveRequest, message)
+        return pb.ServerLiveResponse(live=True).SerializeToString()
+
+    async def server_ready(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        parse(pb.ServerReadyRequest, message)
+        return pb.ServerReadyResponse(ready=self._is_ready()).SerializeToString()
+
+    async def model_ready(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.ModelReadyRequest, message)
+        try:
+            self._find(request.name, request.version)
+        except (UnknownModel, Unavailable):
+            return pb.ModelReadyResponse(ready=False).SerializeToString()
+        return pb.ModelReadyResponse(ready=True).SerializeToString()
+
+    async def server_metadata(self, message: bytes, _call: Call) -> bytes:
+        """See the proto. Only what works here is listed."""
+        parse(pb.ServerMetadataRequest, message)
+        extensions = EXTENSIONS + (CONTROL if self._config.allow_control else ())
+        response = pb.ServerMetadataResponse(name="topclass", version=topclass.__version__, extensions=extensions)
+        return response.SerializeToString()
+
+    async def model_metadata(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.ModelMetadataRequest, message)
+        served = self._find(request.name, request.version)
+        versions = [other.version for other in self._repository.ready() if other.name == served.name]
+        return describe.metadata(served, versions).SerializeToString()
+
+    async def model_config(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.ModelConfigRequest, message)
+        served = self._find(request.name, request.version)
+        return pb.ModelConfigResponse(config=describe.config(served, self._config)).SerializeToString()
+
+    async def model_statistics(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.ModelStatisticsRequest, message)
+        if request.version:
+            versions = [self._find(request.name, request.version)]
+        else:
+            versions = [served for served in self._repository.ready() if request.name in ("", served.name)]
+        if request.name and not versions:
+            versions = [self._find(request.name, "")]  # which says why there is none
+        response = pb.ModelStatisticsResponse(model_stats=map(describe.statistics, versions))
+        return response.SerializeToString()
+
+    async def repository_index(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.RepositoryIndexRequest, message)
+        if request.repository_name:
+            raise Unsupported("this server has one repository, without a name: leave repository_name empty")
+        entries = [e for e in self._repository.entries() if e.state is State.READY or not request.ready]
+        return pb.RepositoryIndexResponse(models=map(describe.index, entries)).SerializeToString()
+
+    async def repository_model_load(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.RepositoryModelLoadRequest, message)
+        name = request.model_name or request.repository_name
+        checks.control(self._config, "RepositoryModelLoad", name)
+        if request.parameters:
+            given = ", ".join(sorted(request.parameters))
+            raise Unsupported(f"this server loads models as they lie in its repository; the request has {given[:200]}")
+        await self._repository.load(name)
+        return pb.RepositoryModelLoadResponse().SerializeToString()
+
+    async def repository_model_unload(self, message: bytes, _call: Call) -> bytes:
+        """See the proto."""
+        request = parse(pb.RepositoryModelUnloadRequest, message)
+        name = request.model_name or request.repository_name
+        checks.control(self._config, "RepositoryModelUnload", name)
+        await self._repository.unload(name)
+        return pb.RepositoryModelUnloadResponse().SerializeToString()
+
+    async def absent(self, _message: bytes, call: Call) -> bytes:
+        """What the field's servers have and this one has not."""
+        raise Unsupported(f"this server has no {call.method}, nor anything of shared memory, trace or log settings")
+
+    async def model_infer(self, message: bytes, call: Call) -> bytes:
+        """See the proto."""
+        return (await self._infer(*tensors.read_request(message), call)).SerializeToString()
+
+    async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """See the proto. Several are in progress at once; when the caller leaves, what is unfinished is dropped."""
+        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
+        tasks = set[asyncio.Task[bytes]]()
+
+        async def read() -> None:
+            try:
+                async for message in messages:
+                    task = asyncio.create_task(self._stream_reply(message, call))
+                    tasks.add(task)
+                    await pending.put(task)
+            finally:
+                await pending.put(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (task := await pending.get()) is not None:
+                yield await task
+                tasks.discard(task)
+            await reader
+        finally:
+            for unfinished in (reader, *tasks):
+                unfinished.cancel()
+            while not pending.empty():  # so that the reader's last word has room
+                pending.get_nowait()
+
+    async def _stream_reply(self, message: bytes, call: Call) -> bytes:
+        reply = pb.ModelStreamInferResponse()
+        try:
+            request, raw = tensors.read_request(message)
+            reply.infer_response.id = request.id
+            response = await self._infer(request, raw, call)
+            if parameters.flag(request.parameters, _FINAL):
+                response.parameters["triton_final_response"].bool_param = True
+            return delimited(2, response.SerializeToString())
+        except Exception as error:
+            reply.error_message = str(told(error, call))
+        return reply.SerializeToString()
+
+    async def _infer(self, request: pb.ModelInferRequest, raw: list[memoryview], call: Call) -> pb.ModelInferResponse:
+        served = self._find(request.model_name, request.model_version)
+        want = answers.wanted(request, served)
+        priority = parameters.priority(request.parameters)
+        deadline = min(call.deadline, parameters.deadline(request.parameters))
+        rows = await tensors.rows(request, raw, served.model.input, self._config)
+        served.model.check(rows)
+        answers.check(want, len(rows))
+        answer = await served.submit(rows, deadline, priority)
+        if want.texts(len(rows)) > _MANY_TEXTS:
+            return await asyncio.to_thread(answers.write, answer, want, served)
+        return answers.write(answer, want, served)
+
+    def _find(self, name: str, version: str) -> Served:
+        if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
+            raise InvalidInput(
+                f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
+            )
+        return self._repository.find(name, int(version or 0))

@@ -1,0 +1,118 @@
+"""A ModelInferRequest's one input as an array, raw or typed. Arrays and messages only; computes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from server import checks
+from server.config import Config
+from server.errors import InvalidInput, Unsupported
+from server.model import InputSpec
+from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.protobuf import BYTES, fields
+from server.service import parse
+from server.wire import LARGE
+
+DATATYPES: dict[str, np.dtype] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(np.float32).newbyteorder("<")}
+CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
+SHARED_MEMORY = "shared_memory_region"
+_MOST_FIELDS, _MOST_BESIDE = 1000, 1 << 20  # of a large request: fields, and bytes that are no elements
+_INPUTS, _CONTENTS, _RAW_INPUT_CONTENTS = 5, 5, 7
+_STEP = 1 << 16  # typed elements that are read at once; more are read in a thread, which lets others go between
+
+
+def read_request(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]]:
+    """The request and its raw inputs, of a large message as views of it; the request's own may be empty.
+
+    InvalidInput where the bytes are no ModelInferRequest, or hold far more beside the elements than one input needs.
+    """
+    if len(message) < LARGE:
+        request = parse(pb.ModelInferRequest, message)
+        return request, [memoryview(raw) for raw in request.raw_input_contents]
+    try:
+        rest, raw = _split(message)
+    except ValueError as error:
+        raise InvalidInput(f"the message is not a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from error
+    return parse(pb.ModelInferRequest, rest), raw
+
+
+def _split(message: bytes) -> tuple[bytes, list[memoryview]]:
+    """A message without its raw inputs, and these.
+
+    ValueError where it is no message, or has so much else that parsing it would take many times its size in memory:
+    a message object for every two bytes.
+    """
+    view, rest, raw = memoryview(message), list[memoryview](), list[memoryview]()
+    room, beside = _MOST_FIELDS, 0
+    for field in fields(message, most=_MOST_FIELDS):
+        if field.number == _RAW_INPUT_CONTENTS and field.kind == BYTES:
+            raw.append(view[field.content : field.stop])
+            continue
+        rest.append(view[field.start : field.stop])
+        beside += field.stop - field.start
+        if field.number == _INPUTS and field.kind == BYTES:
+            inner = list(fields(message, field.content, field.stop, most=room))
+            room -= len(inner)
+            beside -= sum(part.stop - part.start for part in inner if part.number == _CONTENTS)
+    if beside > _MOST_BESIDE:
+        raise ValueError(f"it has {beside} bytes beside the elements of its input; the most is {_MOST_BESIDE}")
+    return b"".join(rest), raw
+
+
+def datatype(dtype: np.dtype) -> str:
+    """What the protocol calls a dtype."""
+    return next(name for name, known in DATATYPES.items() if known == dtype)
+
+
+async def rows(request: pb.ModelInferRequest, raw: list[memoryview], spec: InputSpec, config: Config) -> np.ndarray:
+    """The batch [n, …], not yet compared with what the model takes; InvalidInput where the request is not whole."""
+    tensor = _only_input(request, spec)
+    if SHARED_MEMORY in tensor.parameters:
+        raise Unsupported("this server has no shared memory: send the tensor itself")
+    typed = bool(tensor.contents.ByteSize())
+    if typed and raw:
+        raise InvalidInput("the request holds both raw_input_contents and typed contents; it may hold one of them")
+    if tensor.datatype not in DATATYPES:
+        raise InvalidInput(f"the input is {tensor.datatype[:64]!r}; the model takes {datatype(spec.dtype)}: {spec}")
+    shape, dtype = list(tensor.shape), DATATYPES[tensor.datatype]
+    if typed:
+        array = (await _typed(tensor, dtype, checks.elements(shape))).reshape(shape)
+    elif len(raw) > 1:
+        raise InvalidInput(f"the request has 1 input and {len(raw)} raw_input_contents; it must have one of each")
+    else:
+        array = checks.shaped(raw[0] if raw else b"", dtype, shape)
+    checks.count(config, len(array))
+    return array
+
+
+def _only_input(request: pb.ModelInferRequest, spec: InputSpec) -> pb.ModelInferRequest.InferInputTensor:
+    takes = f"the model takes one, {spec.name!r}: {spec}"
+    if len(request.inputs) != 1:
+        raise InvalidInput(f"the request has {len(request.inputs)} inputs; {takes}")
+    [tensor] = request.inputs
+    if tensor.name != spec.name:
+        raise InvalidInput(f"the request has an input {tensor.name[:64]!r}; {takes}")
+    return tensor
+
+
+async def _typed(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype, wanted: int) -> np.ndarray:
+    """The elements of typed contents, flat."""
+    right = CONTENTS[tensor.datatype]
+    if wrong := [field.name for field, _ in tensor.contents.ListFields() if field.name != right]:
+        raise InvalidInput(f"the input is {tensor.datatype}, whose contents are {right}; the request holds {wrong[0]}")
+    values = getattr(tensor.contents, right)
+    if len(values) != wanted:
+        raise InvalidInput(
+            f"the tensor holds {len(values)} values; {dtype.name} of shape {list(tensor.shape)} takes {wanted}"
+        )
+    wide = np.dtype(np.uint32) if dtype == np.uint8 else dtype
+
+    def read() -> np.ndarray:
+        return np.concatenate([np.array(values[at : at + _STEP], wide) for at in range(0, len(values), _STEP)])
+
+    array = read() if len(values) <= _STEP else await asyncio.to_thread(read)
+    if dtype == np.uint8 and array.max() > 255:
+        raise InvalidInput(f"the tensor holds {array.max()}; uint8 goes from 0 to 255")
+    return array.astype(dtype, copy=False)

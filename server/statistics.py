@@ -1,0 +1,45 @@
+"""What became of a version's requests since it was loaded: how many, and how long they took."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from server.lanes import Answer, Compute
+
+
+class Statistics:
+    """Counts that only grow. Requests are counted on the event loop, batches on the workers."""
+
+    def __init__(self) -> None:
+        self.requests = self.rows = self.failures = self.batches = 0
+        self.seconds = self.failure_seconds = self.queue_seconds = self.compute_seconds = 0.0
+        self.last = 0.0  # of time.time(), when a request was answered last
+        self._lock = threading.Lock()
+
+    def counted(self, compute: Compute) -> Compute:
+        """The same function; each call of it is a batch."""
+
+        def counting(rows: np.ndarray) -> np.ndarray:
+            out = compute(rows)
+            with self._lock:
+                self.batches += 1
+            return out
+
+        return counting
+
+    def answered(self, answer: Answer, seconds: float) -> None:
+        """A request was answered, so long after it was queued."""
+        self.requests += 1
+        self.rows += len(answer.rows)
+        self.seconds += seconds
+        self.queue_seconds += answer.queue_seconds
+        self.compute_seconds += answer.compute_seconds
+        self.last = time.time()
+
+    def failed(self, seconds: float) -> None:
+        """A good request was not answered: the queue was full, it came too late, or it could not be computed."""
+        self.failures += 1
+        self.failure_seconds += seconds
