@@ -18,7 +18,7 @@ from server.errors import ServingError, Unavailable
 from server.metrics import Metrics
 
 log = logging.getLogger("server.access")
-# Seconds by which a caller's deadline may pass before ours: the way of its request. It then cancels, as who leaves does.
+# Seconds by which a caller's deadline may pass before ours: the way of its request. It then cancels as any that leaves.
 HEAD_START = 0.1
 
 
