@@ -80,3 +80,9 @@ def texts(response: pb.ModelInferResponse) -> list[str]:
 def number(value: int, signed: bool = True) -> pb.InferParameter:
     """A whole number as a parameter."""
     return pb.InferParameter(int64_param=value) if signed else pb.InferParameter(uint64_param=value)
+
+
+def params(**values: Any) -> dict[str, pb.InferParameter]:
+    """Parameters from whole numbers, strings and flags."""
+    kinds = {bool: "bool_param", int: "int64_param", str: "string_param"}
+    return {name: pb.InferParameter(**{kinds[type(value)]: value}) for name, value in values.items()}
