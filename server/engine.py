@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import onnxruntime as ort
 
 from server.device import CUDA, Devices, open_session
 
@@ -37,5 +38,17 @@ class Engine:
         size = next((bucket for bucket in self.buckets if bucket >= count), count)
         if size > count:
             rows = np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), rows.dtype)])
-        out: np.ndarray = self.sessions[index].run([output], {name: rows})[0]
+        out = self._call(self.sessions[index], output, name, rows)
         return out[:count] if size > count else out
+
+    def _call(self, session: ort.InferenceSession, output: str, name: str, rows: np.ndarray) -> np.ndarray:
+        out: np.ndarray
+        if not self.buckets:  # binding gains nothing on a processor (docs/decisions/0003)
+            out = session.run([output], {name: rows})[0]
+            return out
+        binding = session.io_binding()
+        binding.bind_cpu_input(name, np.ascontiguousarray(rows))
+        binding.bind_output(output, "cpu")
+        session.run_with_iobinding(binding)
+        out = binding.copy_outputs_to_cpu()[0]
+        return out

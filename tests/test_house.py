@@ -38,9 +38,9 @@ def test_no_part_imports_another_but_the_server_its_stubs(part: str) -> None:
 
 
 def test_only_one_file_of_the_server_opens_onnx_runtime_sessions() -> None:
-    """ONNX Runtime is known to the model and to the device it computes on, to nobody else in the server."""
+    """ONNX Runtime is known to the model, its engine and the device it computes on, to nobody else in the server."""
     users = {file.name for part, file in FILES if part == "server" and "onnxruntime" in imported(file)}
-    assert users == {"model.py", "device.py"}
+    assert users == {"model.py", "device.py", "engine.py"}
 
 
 def test_the_server_knows_no_training_libraries() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +22,22 @@ from topclass.v1 import inference_pb2 as pb
 class Recorder:
     """A session that remembers the batch sizes it was given."""
 
-    def __init__(self, session: object):
+    def __init__(self, session: Any):
         self._session, self.sizes = session, list[int]()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._session, name)
 
-    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        self.sizes.append(len(inputs["image"]))
-        return self._session.run(outputs, inputs)  # type: ignore[attr-defined]
+    def io_binding(self) -> Any:
+        binding = self._session.io_binding()
+        bind = binding.bind_cpu_input
+
+        def recorded(name: str, rows: np.ndarray) -> None:
+            self.sizes.append(len(rows))
+            bind(name, rows)
+
+        binding.bind_cpu_input = recorded
+        return binding
 
 
 @pytest.fixture
