@@ -25,6 +25,7 @@ from topclass import __version__
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # Waiting and computing begin lower: a piece is about 2 ms.
 SHORT_SECONDS = (0.0001, 0.00025, *SECONDS[:-2])
+LONGEST_REASON = 200  # characters of a label; ListModels has all
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 # The variable by which prometheus_client learns, when it is imported, that several processes share a folder.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -69,13 +70,17 @@ class Metrics:
             "topclass_model_refused", "1: this version's files were refused; ListModels and the log say why.", version,
             "livemax",
         )  # fmt: skip
+        self._refusals = self._gauge(
+            "topclass_model_refusal_info", "1: why this version's files were refused, in words.", (*version, "reason"),
+            "livemax",
+        )  # fmt: skip
         self._waiting = self._gauge("topclass_queue_rows", "Rows that wait for a worker.", (), "livesum")
         self._calls = self._gauge("topclass_calls_in_progress", "gRPC calls in progress.", (), "livesum")
         self._workers = self._gauge("topclass_workers", "Threads that compute.", (), "livesum")
         self._device = self._gauge("topclass_device_info", "Where models compute.", ("device",), "livemax")
         build = self._gauge("topclass_build_info", "What is running.", ("version", "python"), "livemax")
         build.labels(__version__, platform.python_version()).set(1)
-        self._versions = set[tuple[str, str]]()
+        self._versions, self._reasons = set[tuple[str, str]](), set[tuple[str, str, str]]()
         self._series: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}  # a look-up here is cheap
         if shared is None:
             ProcessCollector(registry=registry)
@@ -114,13 +119,16 @@ class Metrics:
 
     def models(self, entries: Iterable[Entry]) -> None:
         """What the repository holds now. What is gone is told no longer; among several processes, as 0."""
-        now = set[tuple[str, str]]()
+        now, reasons = set[tuple[str, str]](), set[tuple[str, str, str]]()
         for entry in entries:
             labels = (entry.name, str(entry.version))
             now.add(labels)
             self._ready.labels(*labels).set(entry.served is not None)
             # With a signature and a reason: its files were tried. Without: the policy, or someone, does not want it.
-            self._refused.labels(*labels).set(bool(entry.reason) and entry.signature is not None)
+            refused = bool(entry.reason) and entry.signature is not None
+            self._refused.labels(*labels).set(refused)
+            if refused:
+                reasons.add((*labels, entry.reason[:LONGEST_REASON]))
         for labels in self._versions - now:
             for gauge in (self._ready, self._refused):
                 if self._shared:
@@ -128,6 +136,17 @@ class Metrics:
                 else:
                     gauge.remove(*labels)
         self._versions = self._versions | now if self._shared else now
+        self._tell_reasons(reasons)
+
+    def _tell_reasons(self, now: set[tuple[str, str, str]]) -> None:
+        for labels in now:
+            self._refusals.labels(*labels).set(1)
+        for labels in self._reasons - now:
+            if self._shared:
+                self._refusals.labels(*labels).set(0)
+            else:
+                self._refusals.remove(*labels)
+        self._reasons = self._reasons | now if self._shared else now
 
     def runs_on(self, device: str, workers: int) -> None:
         """Where models compute, and by how many threads."""

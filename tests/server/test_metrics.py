@@ -184,11 +184,15 @@ def test_a_refused_version_is_seen_and_so_is_its_mending(repository: Path, watch
     assert [told.of("model_refused", model="pets", version=v) for v in "12"] == [0, 1]
     assert [told.of("model_ready", model="pets", version=v) for v in "12"] == [1, 0]
     assert told.of("model_loads_total", model="pets", result="refused") == 1
+    [reason] = [entry.reason for entry in watched.app.repository.entries() if entry.version == 2]
+    assert "not a whole ONNX file" in reason
+    assert told.of("model_refusal_info", model="pets", version="2", reason=reason) == 1
     shutil.rmtree(repository / "pets" / "2")
     models.put(repository, "pets", 2, models.classifier(seed=2))
     watched.refresh()
     told = scrape(watched)
     assert told.of("model_refused", model="pets", version="2") == 0
+    assert told.of("model_refusal_info", model="pets", version="2", reason=reason) is None
     assert told.of("model_ready", model="pets", version="2") == 1
     assert told.of("model_loads_total", model="pets", result="ready") == 2
     shutil.rmtree(repository / "pets" / "1")
