@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import trustme
 from onnx import TensorProto
 
 import topclass
@@ -176,26 +176,22 @@ def test_token(connect: Callable[..., Any], fake: Fake) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A key and a self-signed certificate for localhost."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    command = [*make.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed: there is no certificate to test TLS with")
-    return key, cert
+def authority() -> trustme.CA:
+    """An authority that signs certificates for this test alone."""
+    return trustme.CA()
 
 
-def test_tls(connect: Callable[..., Any], certificate: tuple[Path, Path]) -> None:
-    """With the right root certificates the call is encrypted; with none, or others, nothing is sent."""
-    key, cert = (path.read_bytes() for path in certificate)
-    with serving(Fake(), credentials=grpc.ssl_server_credentials([(key, cert)])) as fake:
+def test_tls(connect: Callable[..., Any], authority: trustme.CA, tmp_path: Path) -> None:
+    """With the right root certificates, as bytes or a file, the call is encrypted; with none, or others, not sent."""
+    mine = authority.issue_cert("localhost")
+    key, chain = mine.private_key_pem.bytes(), b"".join(pem.bytes() for pem in mine.cert_chain_pems)
+    root = authority.cert_pem.bytes()
+    authority.cert_pem.write_to_path(str(tmp_path / "root.pem"))
+    with serving(Fake(), credentials=grpc.ssl_server_credentials([(key, chain)])) as fake:
         address = f"localhost:{fake.port}"
-        assert len(connect(address, root_certificates=cert).predict(PICTURES)) == 9
-        assert len(connect(address, root_certificates=certificate[1]).predict(PICTURES)) == 9
-        with pytest.raises(topclass.Unavailable, match=f"localhost:{fake.port}"):
-            connect(address, retries=0).predict(PICTURES)
+        assert len(connect(address, root_certificates=root).predict(PICTURES)) == 9
+        assert len(connect(address, root_certificates=tmp_path / "root.pem").predict(PICTURES)) == 9
+        for trusted in (None, trustme.CA().cert_pem.bytes()):
+            with pytest.raises(topclass.Unavailable, match=f"localhost:{fake.port}"):
+                connect(address, retries=0, root_certificates=trusted).predict(PICTURES)
         assert len(fake.requests) == 2
