@@ -35,7 +35,7 @@ class App:
 
     def __init__(self, config: Config):
         self.config = config
-        self.metrics = Metrics(config.shared_metrics) if config.http_port >= 0 else None
+        self.metrics = Metrics(config.shared_metrics, config.drift_seconds) if config.http_port >= 0 else None
         self.gateway: Gateway | None = None
         self.calls = Interceptor(self.metrics)
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,6 +99,8 @@ class App:
         if self.gateway:
             await self.gateway.close()
         self._batcher.close()
+        if self.metrics:
+            self.metrics.flush()  # for the siblings that go on
         self._decoders.shutdown(cancel_futures=True)
         if self.config.ready_file:
             self.config.ready_file.unlink(missing_ok=True)
@@ -163,6 +165,7 @@ class App:
 
     def _sample(self, metrics: Metrics) -> None:
         metrics.now(self._batcher.waiting_rows, self.calls.in_progress)
+        metrics.flush()
 
     async def _keep_sampling(self) -> None:
         """For its siblings: whichever process is asked for metrics tells those of all."""

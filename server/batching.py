@@ -62,7 +62,9 @@ class Batcher:
         """Rows submitted and not yet taken by a worker."""
         return self._rows
 
-    def submit(self, lane: Lane, rows: np.ndarray, deadline: float, priority: int) -> asyncio.Future[Answer]:
+    def submit(
+        self, lane: Lane, rows: np.ndarray, deadline: float, priority: int, trace: object | None = None
+    ) -> asyncio.Future[Answer]:
         """See Lane.submit."""
         if self._rows + len(rows) > self._max_rows or self._bytes + rows.nbytes > self._max_bytes:
             raise QueueFull(
@@ -72,6 +74,7 @@ class Batcher:
             )
         future: asyncio.Future[Answer] = self._loop.create_future()
         ticket = Ticket(rows, deadline, future)
+        ticket.trace = trace
         future.add_done_callback(lambda _: self._resolved(ticket))
         self._unfinished += 1
         self._drained.clear()
@@ -199,7 +202,7 @@ class Batcher:
             self._row_seconds = 0.9 * self._row_seconds + 0.1 * seconds / len(out)
             finished = list(self._hand_back(parts, out, seconds))
         if piece.lane.observe:
-            piece.lane.observe(len(out), seconds, [ticket.started - ticket.arrived for ticket in finished])
+            piece.lane.observe(parts, out, seconds, finished)
         return finished
 
     def _hand_back(self, parts: list[Part], out: np.ndarray, seconds: float) -> Iterable[Ticket]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from server.drift import Reference, read_reference
 from server.errors import ModelRefused
 from server.protobuf import fields
 
@@ -39,6 +40,7 @@ class Card:
     labels: tuple[str, ...]
     graph_sha256: str
     golden: Golden | None
+    reference: Reference | None = None
 
 
 def read(text: str) -> Card:
@@ -51,7 +53,9 @@ def read(text: str) -> Card:
         if schema != SCHEMA:
             raise ModelRefused(f"its card has schema {str(schema)[:40]}; this server reads schema {SCHEMA}")
         certified = _texts([document["certificate"]["graph_sha256"]])[0]
-        return Card(text, _texts(document["labels"]), certified, _golden(document["golden"]))
+        labels = _texts(document["labels"])
+        reference = read_reference(document.get("reference"), len(labels))
+        return Card(text, labels, certified, _golden(document["golden"]), reference)
     # Whoever wrote it may have written anything: numbers that no float holds, brackets without end, half characters.
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise ModelRefused(f"its card cannot be read: {type(error).__name__}: {str(error)[:200]}") from error

@@ -88,6 +88,8 @@ class Config:
     processes: int = _setting(1, "server processes on the one port, watched and restarted", low=1, high=256)
     lifeline: int = _setting(-1, "for the processes of --processes: the socket to their supervisor", low=-1)
     shared_metrics: Path | None = _setting(None, "for the processes of --processes: the folder in which they count")
+    # Long enough for the rows that the index wants, short enough that today's drift is not hidden by last week.
+    drift_seconds: float = _setting(3600.0, "the sliding window in which /metrics looks for drift", low=1)
     ready_file: Path | None = _setting(None, "write the addresses here, as JSON, once ready")
     log_level: str = _setting("info", "debug, info, warning or error")
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 TURNS = 4  # pieces of a queue before the next gets one: small before large, and one priority before the next
 Compute = Callable[[np.ndarray], np.ndarray]
-# Told of each batch, on its worker: its rows, its seconds, and the seconds that each request finished by it had waited.
-Observe = Callable[[int, float, Sequence[float]], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Ticket:
 
     __slots__ = (
         "arrived", "batch_rows", "compute_seconds", "deadline", "done", "error", "future",
-        "out", "rows", "started", "taken", "waiting",
+        "out", "rows", "started", "taken", "trace", "waiting",
     )  # fmt: skip
 
     def __init__(self, rows: np.ndarray, deadline: float, future: asyncio.Future[Answer]):
@@ -46,6 +44,7 @@ class Ticket:
         self.arrived, self.started = time.monotonic(), 0.0
         self.taken = self.done = self.batch_rows = 0
         self.compute_seconds = 0.0
+        self.trace: object | None = None  # of the request, where it has one; for who is told of batches
         self.waiting = True  # its untaken rows count as waiting
 
     def gone(self) -> bool:
@@ -59,6 +58,8 @@ class Ticket:
 
 
 Part = tuple[Ticket, int, int]  # rows start to stop of a ticket
+# Told of each batch, on its worker: whose rows it held, the answers [n, any], its seconds, and whom it finished.
+Observe = Callable[[Sequence[Part], np.ndarray, float, Sequence[Ticket]], None]
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,16 @@ class Lane:
         self.piece_rows, self.split_rows = piece_rows, min(split_rows, piece_rows)
         self._queues: dict[tuple[int, bool], Queue] = {}
 
-    def submit(self, rows: np.ndarray, deadline: float = math.inf, priority: int = 0) -> asyncio.Future[Answer]:
+    def submit(
+        self, rows: np.ndarray, deadline: float = math.inf, priority: int = 0, trace: object | None = None
+    ) -> asyncio.Future[Answer]:
         """Queues rows [n, …]; the future gives their Answer. Cancel it to drop what is not computed yet.
 
         deadline: of time.monotonic(), in seconds. priority: 0 goes first, then 1, and so on; whoever goes later
         still gets a turn after every few of those before. Raises QueueFull at once where the queue is full; the
         future raises DeadlinePassed for rows that were not computed in time, or what `compute` raised.
         """
-        return self._batcher.submit(self, rows, deadline, priority)
+        return self._batcher.submit(self, rows, deadline, priority, trace)
 
     def waits(self) -> bool:
         """True if there is something to take."""

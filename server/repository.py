@@ -18,6 +18,7 @@ from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefu
 from server.lanes import Lane, Observe
 from server.metrics import Metrics
 from server.model import Model, load
+from server.quality import Answers
 from server.statistics import Statistics
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
@@ -245,7 +246,7 @@ class Repository:
             return
         weakref.finalize(model, memory.give_back).atexit = False
         writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
-        observe = self._metrics.lane(name, version) if self._metrics else None
+        observe = self._observe(name, version, model)
         statistics = Statistics()
         served = Served(name, version, model, self._lane(model, statistics, observe), writer, statistics)
         if self._metrics:
@@ -256,6 +257,11 @@ class Repository:
             name, version, model.provider, model.sha256[:12], model.input, model.classes,
             model.cost.call * 1e6, model.cost.row * 1e6,
         )  # fmt: skip
+
+    def _observe(self, name: str, version: int, model: Model) -> Observe | None:
+        """Who is told of a version's batches."""
+        reference = model.card.reference if model.card else None
+        return self._metrics.lane(name, version, Answers(model.labels, reference)) if self._metrics else None
 
     def _file(self, name: str, version: int) -> Path:
         return self._folder / name / str(version) / FILE
