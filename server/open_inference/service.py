@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
 from server import checks
 from server.config import Config
-from server.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
 from server.open_inference import answers, describe, parameters, tensors
 from server.open_inference.stubs import grpc_service_pb2 as pb
@@ -74,6 +73,7 @@ class OpenInferenceService:
         """See the proto. Only what works here is listed."""
         parse(pb.ServerMetadataRequest, message)
         extensions = EXTENSIONS + (CONTROL if self._config.allow_control else ())
+        extensions += ("binary_tensor_data",) if self._config.http_port >= 0 else ()
         response = pb.ServerMetadataResponse(name="topclass", version=topclass.__version__, extensions=extensions)
         return response.SerializeToString()
 
@@ -147,6 +147,7 @@ class OpenInferenceService:
         priority = parameters.priority(request.parameters)
         deadline = min(call.deadline, parameters.deadline(request.parameters))
         rows = await tensors.rows(request, given, served.model.input, self._config)
+        del given  # the lists of a JSON document take many times the memory of the array
         served.model.check(rows)
         answers.check(want, len(rows))
         answer = await served.submit(rows, deadline, priority)
@@ -194,8 +195,4 @@ class OpenInferenceService:
         return reply.SerializeToString()
 
     def _find(self, name: str, version: str) -> Served:
-        if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
-            raise InvalidInput(
-                f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
-            )
-        return self._repository.find(name, int(version or 0))
+        return self._repository.find(name, checks.version(version))
