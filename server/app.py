@@ -18,12 +18,14 @@ from server.gateway import Gateway
 from server.http.api import routes
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
+from server.logs import AccessLog
 from server.metrics import Metrics
 from server.open_inference.service import OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as open_inference_pb2
 from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
+from server.tracing import Tracing
 from server.transport import GrpcTransport, Handlers
 from server.watch import changes
 
@@ -38,7 +40,9 @@ class App:
         self.config = config
         self.metrics = Metrics(config.shared_metrics, config.drift_seconds) if config.http_port >= 0 else None
         self.gateway: Gateway | None = None
-        self.calls = Interceptor(self.metrics)
+        # The libraries read their variables, OTEL_…, from there, too.
+        self.tracing = Tracing.make(os.environ) if config.tracing else None
+        self.calls = Interceptor(self.metrics, self.tracing, AccessLog(config.access_log), config.max_calls)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -59,11 +63,12 @@ class App:
             pin=self.config.pin_workers,
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
-        self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
+        self.repository = Repository(self.config, chosen, self._batcher, self.metrics, self.tracing)
         self._inference = InferenceService(self.repository, self.config, self._decoders, self.metrics)
-        self._open_inference = OpenInferenceService(self.repository, self.config, self._is_ready)
+        self._open_inference = OpenInferenceService(self.repository, self.config, self._is_ready, self.metrics)
         try:
-            self.transport = GrpcTransport(self.config, self._services(), [open_inference_pb2.DESCRIPTOR])
+            files = [open_inference_pb2.DESCRIPTOR]
+            self.transport = GrpcTransport(self.config, self._services(), files, self.calls.refused)
             self.gateway = self._make_gateway(str(chosen), workers)
             await self.repository.refresh()
             await self._tell_health()
@@ -104,6 +109,8 @@ class App:
         self._batcher.close()
         if self.metrics:
             self.metrics.flush()  # for the siblings that go on
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.shutdown)
         self._decoders.shutdown(cancel_futures=True)
         if self.config.ready_file:
             self.config.ready_file.unlink(missing_ok=True)
@@ -168,7 +175,8 @@ class App:
             return await asyncio.to_thread(metrics.exposition, accept)
 
         asked = routes(self._inference, self._open_inference, self._field_methods(), self.calls, self.config)
-        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition, asked)
+        refused, tokens = self.calls.refused, self.transport.tokens
+        return Gateway(self.config, tokens, lambda: self.transport.ready, exposition, asked, refused)
 
     def _sample(self, metrics: Metrics) -> None:
         metrics.now(self._batcher.waiting_rows, self.calls.in_progress)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import policy, watch
+from server import logs, policy, watch
 from server.errors import ConfigError
 
 MIB = 1 << 20
@@ -98,6 +98,10 @@ class Config:
     # Long enough for the rows that the index wants, short enough that today's drift is not hidden by last week.
     drift_seconds: float = _setting(3600.0, "the sliding window in which /metrics looks for drift", low=1)
     ready_file: Path | None = _setting(None, "write the addresses here, as JSON, once ready")
+    log_format: str = _setting("text", "text, for people, or json, an object a line")
+    # A line costs as much as counting a hundred requests; those that failed are told in any case.
+    access_log: float = _setting(0.01, "the share of good calls that get a log line: 0 none, 1 all", low=0, high=1)
+    tracing: bool = _setting(False, "send spans by OpenTelemetry; the variables OTEL_… say where and how many")
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def describe(self) -> str:
@@ -128,6 +132,8 @@ def checked(config: Config) -> Config:
         raise ConfigError(f"watch is {config.watch!r}; it must be auto, poll or off")
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {config.log_level!r}; it must be debug, info, warning or error")
+    if config.log_format not in logs.FORMATS:
+        raise ConfigError(f"log_format is {config.log_format!r}; it must be text or json")
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise ConfigError("tls_certificate and tls_key go together: give both, or neither")
     if config.tls_client_ca and not config.tls_certificate:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.config import Config
 from server.ports import bound
 from server.tls import context
-from server.tokens import Tokens
+from server.tokens import Refused, Tokens, tell_nobody
 
 HEALTH = ("/livez", "/readyz")
 CLOSE_SECONDS = 2  # for responses on their way; then their connections are cut
@@ -37,10 +37,12 @@ class Gateway:
         ready: Callable[[], bool],
         metrics: Exposition,
         routes: Sequence[Route] = (),
+        refused: Refused = tell_nobody,
     ):
         """tokens: who may ask; None: everybody. ready: what /readyz says. routes: what else is answered.
 
         metrics: gives what /metrics answers, and its content type, for the value of the header `accept`.
+        refused: is told of requests without a token.
         """
         self.port = 0
         self._config, self._ready, self._metrics = config, ready, metrics
@@ -53,7 +55,7 @@ class Gateway:
             ],
             exception_handlers={HTTPException: _fault},
         )
-        self._app = app if tokens is None else _Guard(app, tokens, config.open_health)
+        self._app = app if tokens is None else _Guard(app, tokens, config.open_health, refused)
         self._tls = context(config)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -132,14 +134,15 @@ class _Server(uvicorn.Server):
 class _Guard:
     """Stands before every path."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, open_health: bool):
-        self._app, self._tokens, self._open_health = app, tokens, open_health
+    def __init__(self, app: ASGIApp, tokens: Tokens, open_health: bool, refused: Refused):
+        self._app, self._tokens, self._open_health, self._refused = app, tokens, open_health, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if not (self._open_health and scope["path"] in HEALTH):
             sent = [value.decode("latin-1") for key, value in scope["headers"] if key == b"authorization"]
             if not self._tokens.know(sent):
+                self._refused("http/", "UNAUTHENTICATED")
                 app = JSONResponse({"error": WORDS}, 401, {"www-authenticate": "Bearer"})
         await app(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""The one place where a call gets its status, its log line and its time. Handlers raise; this tells."""
+"""The one place where a call gets its status, its log line, its time and its trace. Handlers raise; this tells."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import grpc
 
-from server.errors import ServingError, Unavailable
-from server.metrics import Metrics
+from server.errors import QueueFull, ServingError, Unavailable
+from server.logs import AccessLog
+from server.metrics import Metrics, names
+from server.tracing import CARRIED, Trace, Tracing
 
 log = logging.getLogger("server.access")
+REQUEST_ID = "x-request-id"
+# What a caller may choose: no spaces, quotes or line ends, so that it can stand anywhere.
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_WANTED = {REQUEST_ID, *CARRIED}
 # Seconds by which a caller's deadline may pass before ours: the way of its request. It then cancels as any that leaves.
 HEAD_START = 0.1
 
@@ -32,15 +39,45 @@ class Call:
     rows: int = 0
     model: str = ""  # what answers it, as the repository names it; empty while that is not known
     version: str = ""
+    carried: dict[str, str] = field(default_factory=dict)  # of its metadata or headers, what `carried` picks
+    trace: Trace | None = None
+
+    @cached_property
+    def request_id(self) -> str:
+        """The caller's own name for it, where that is one; else one that is made here."""
+        given = self.carried.get(REQUEST_ID, "")
+        return given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+
+    def message(self) -> Call:
+        """A call for one message of it, which is a stream; of the same request id."""
+        call = Call(self.method, self.deadline, carried={REQUEST_ID: self.request_id})
+        if self.trace is not None:
+            call.trace = self.trace.message(self.method)
+        return call
+
+    def end(self, status: str) -> None:
+        """Ends its trace, which there is."""
+        if self.trace is not None:
+            self.trace.end(status, self.told())
+
+    def told(self) -> dict[str, str]:
+        """What log line and trace tell of it."""
+        protocol, _ = names(self.method)
+        told = {"protocol": protocol, "model": self.model, "version": self.version, "request_id": self.request_id}
+        return {key: value for key, value in told.items() if value}
+
+
+def carried(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """Of metadata or headers, what a call is told by: its request id and its caller's trace."""
+    return {key: str(value) for key, value in pairs if key in _WANTED}
 
 
 def told(error: Exception, call: Call) -> ServingError:
     """The fault that the caller may see: ours in full; of any other only a request id, the trace goes to the log."""
     if isinstance(error, ServingError):
         return error
-    request_id = secrets.token_hex(8)
-    log.error("%s: internal error, request id %s", call.method, request_id, exc_info=error)
-    return ServingError(f"internal error; the server's log has it under request id {request_id}")
+    log.error("%s: internal error, request id %s", call.method, call.request_id, exc_info=error)
+    return ServingError(f"internal error; the server's log has it under request id {call.request_id}")
 
 
 Unary = Callable[[bytes, Call], Awaitable[bytes]]
@@ -51,8 +88,16 @@ Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 class Interceptor:
     """Wraps handlers of bytes for grpc.aio, and counts the calls in progress, of other transports too."""
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
-        self._metrics = metrics
+    def __init__(
+        self,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+        access: AccessLog | None = None,
+        most: int = 4096,
+    ) -> None:
+        """most: calls in progress; more are refused."""
+        self._metrics, self._tracing, self._access = metrics, tracing, access or AccessLog(0)
+        self._most, self._methods = most, set[str]()
         self.in_progress = 0
         self.refusing = False
         self._idle = asyncio.Event()
@@ -67,9 +112,11 @@ class Interceptor:
     def unary(self, method: str, handler: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler of one message."""
 
+        self._methods.add(method)
+
         async def answer(message: bytes, context: Any) -> bytes:
             call = _call(method, context)
-            async with self.watched(call, partial(_abort, context)):
+            async with self.watched(call, partial(_abort, context, call)):
                 return await handler(message, call)
             raise AssertionError("abort raises")
 
@@ -78,9 +125,11 @@ class Interceptor:
     def stream(self, method: str, handler: Stream) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler of a stream of messages in both directions."""
 
+        self._methods.add(method)
+
         async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             call = _call(method, context)
-            async with self.watched(call, partial(_abort, context), of_many=True):
+            async with self.watched(call, partial(_abort, context, call), of_many=True):
                 async for reply in handler(messages, call):
                     yield reply
 
@@ -96,9 +145,16 @@ class Interceptor:
         started = time.perf_counter()
         status = "CANCELLED"
         self.in_progress += 1
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(call.method, call.carried)
         try:
             if self.refusing:
                 raise Unavailable("the server is stopping; try again, there or elsewhere")
+            if self.in_progress > self._most:
+                raise QueueFull(
+                    f"{self._most} calls are in progress, the most that this server takes; try again",
+                    retry_after_ms=1000,
+                )
             yield
             status = "OK"
         except (asyncio.CancelledError, GeneratorExit):
@@ -110,20 +166,32 @@ class Interceptor:
         finally:
             self.in_progress -= 1
             self._idle.set()
+            if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
+                status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
             if self._metrics and not (of_many and status in ("OK", "CANCELLED")):
-                if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
-                    status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
                 self._metrics.request(call.method, call.model, call.version, status, started)
-            _access(call, status, started)
+            if call.trace is not None:
+                call.end(status)
+            self._access.ended(status, time.perf_counter() - started, call.method, call.told)
+
+    def refused(self, method: str, status: str) -> None:
+        """A call was refused before its handler. What has no such name is told without one: callers make names up."""
+        call = Call(method if method in self._methods or not names(method)[1] else "")
+        if self._metrics:
+            self._metrics.request(call.method, "", "", status, time.perf_counter())
+        self._access.ended(status, 0.0, call.method, call.told)
 
 
 def _call(method: str, context: Any) -> Call:
     remaining = context.time_remaining()
-    return Call(method, math.inf if remaining is None else time.monotonic() + remaining)
+    deadline = math.inf if remaining is None else time.monotonic() + remaining
+    call = Call(method, deadline, carried=carried(context.invocation_metadata() or ()))
+    context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+    return call
 
 
-async def _abort(context: Any, fault: ServingError) -> None:
-    metadata = []
+async def _abort(context: Any, call: Call, fault: ServingError) -> None:
+    metadata = [(REQUEST_ID, call.request_id)]
     if fault.row is not None:
         metadata.append(("topclass-row", str(fault.row)))
     if fault.retry_after_ms:
@@ -136,8 +204,3 @@ async def _abort(context: Any, fault: ServingError) -> None:
         if context.done():  # the caller left, or its deadline passed, while it was being told
             raise asyncio.CancelledError from error
         raise
-
-
-def _access(call: Call, status: str, started: float) -> None:
-    if log.isEnabledFor(logging.DEBUG):
-        log.debug("%s %s %.3f ms", call.method, status, (time.perf_counter() - started) * 1e3)

@@ -62,6 +62,18 @@ Part = tuple[Ticket, int, int]  # rows start to stop of a ticket
 Observe = Callable[[Sequence[Part], np.ndarray, float, Sequence[Ticket]], None]
 
 
+def each_of(observers: Sequence[Observe]) -> Observe | None:
+    """One that tells all of them; None where there is none."""
+    if len(observers) < 2:
+        return observers[0] if observers else None
+
+    def computed(parts: Sequence[Part], out: np.ndarray, seconds: float, finished: Sequence[Ticket]) -> None:
+        for observe in observers:
+            observe(parts, out, seconds, finished)
+
+    return computed
+
+
 @dataclass(frozen=True)
 class Piece:
     """Parts of some tickets: what a worker computes at once."""

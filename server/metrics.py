@@ -35,11 +35,19 @@ LONGEST_REASON = 200  # characters of a label; ListModels has all
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 # The variable by which prometheus_client learns, when it is imported, that several processes share a folder.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# Our own methods; all others are the field's. Whoever brings requests by HTTP says so.
+# Our own methods; all others are the field's.
 OWN = {"Predict", "PredictStream", "GetModel", "ListModels", "LoadModel", "UnloadModel"}
 # What is kept before it is counted, when nobody asks: requests, and numbers of answers (a quarter of a megabyte).
 REQUESTS_KEPT, NUMBERS_KEPT = 512, 65_536
 BATCH_WEIGHT = 256  # in numbers, so that small batches are counted by a few hundred
+
+
+def names(method: str) -> tuple[str, str]:
+    """The protocol and the name of a method: `http/…` came by HTTP, what else there is by gRPC."""
+    before, _, name = method.rpartition("/")
+    if before:
+        return "http" if name == "Classify" else "v2_http", name
+    return "grpc" if name in OWN else "v2_grpc", name
 
 
 class Metrics:
@@ -102,7 +110,7 @@ class Metrics:
         self._quality = Quality(registry, drift_seconds)
         self._versions, self._reasons = set[tuple[str, str]](), set[tuple[str, ...]]()
         self._files = set[tuple[str, ...]]()
-        self._series: dict[tuple[str, str, str, str, str], Tally[float]] = {}
+        self._series: dict[tuple[str, str, str, str], Tally[float]] = {}
         self._lanes: list[tuple[weakref.ref[Observe], Tally[_Batch]]] = []
         self._lock = threading.Lock()  # of the two
         if shared is None:
@@ -112,29 +120,30 @@ class Metrics:
         """shared: how the gauges of several processes become one."""
         return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=shared)  # type: ignore[arg-type]
 
-    def request(
-        self, method: str, model: str, version: str, code: str, started: float, protocol: str | None = None
-    ) -> None:
+    def request(self, method: str, model: str, version: str, code: str, started: float) -> None:
         """One request has ended. model, version: of what answers it, else empty. started: of time.perf_counter().
 
-        protocol: what brought it, of a few; None: gRPC, as `method` says.
+        method: as `names` takes it.
         """
-        protocol = protocol or ("grpc" if method in OWN else "v2_grpc")
-        series = self._series.get((protocol, method, model, version, code))
-        if series is None:
-            series = self._new_series(protocol, method, model, version, code)
+        series = self._series.get((method, model, version, code)) or self._new_series(method, model, version, code)
         series.add(time.perf_counter() - started)
 
-    def _new_series(self, protocol: str, method: str, model: str, version: str, code: str) -> Tally[float]:
-        count = self._requests.labels(protocol, method, model, version, code)
-        seconds = self._seconds.labels(protocol, method, model)
+    def requests(self, method: str, model: str, version: str, code: str, started: Sequence[float]) -> None:
+        """The same of several at once."""
+        for each in started:
+            self.request(method, model, version, code, each)
+
+    def _new_series(self, method: str, model: str, version: str, code: str) -> Tally[float]:
+        protocol, name = names(method)
+        count = self._requests.labels(protocol, name, model, version, code)
+        seconds = self._seconds.labels(protocol, name, model)
 
         def ended(took: list[float]) -> None:
             count.inc(len(took))
             seconds.observe_all(took)
 
         with self._lock:
-            return self._series.setdefault((protocol, method, model, version, code), Tally(ended, REQUESTS_KEPT))
+            return self._series.setdefault((method, model, version, code), Tally(ended, REQUESTS_KEPT))
 
     def lane(self, model: str, version: int, answers: Answers) -> Observe:
         """What a version's lane tells of each batch. answers: what they look like."""

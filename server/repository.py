@@ -15,11 +15,12 @@ from server.control import Wishes
 from server.device import Devices
 from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
-from server.lanes import Lane, Observe
+from server.lanes import Lane, Observe, each_of
 from server.metrics import Metrics
 from server.model import Model, load
 from server.quality import Answers
 from server.statistics import Statistics
+from server.tracing import Tracing
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
 
@@ -33,9 +34,16 @@ PIECE_SECONDS, SPLIT_SECONDS = 2e-3, 300e-6
 class Repository:
     """The versions on disk and those in memory. Used on one event loop; files are read in threads."""
 
-    def __init__(self, config: Config, devices: Devices, batcher: Batcher, metrics: Metrics | None = None):
+    def __init__(
+        self,
+        config: Config,
+        devices: Devices,
+        batcher: Batcher,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+    ):
         self._folder, self._config, self._devices, self._batcher = config.models, config, devices, batcher
-        self._metrics = metrics
+        self._metrics, self._tracing = metrics, tracing
         self._policy = policy.parse(config.version_policy)
         self._wishes = Wishes()
         self._shelves: dict[str, Shelf] = {}
@@ -260,8 +268,13 @@ class Repository:
 
     def _observe(self, name: str, version: int, model: Model) -> Observe | None:
         """Who is told of a version's batches."""
-        reference = model.card.reference if model.card else None
-        return self._metrics.lane(name, version, Answers(model.labels, reference)) if self._metrics else None
+        told = []
+        if self._metrics:
+            reference = model.card.reference if model.card else None
+            told.append(self._metrics.lane(name, version, Answers(model.labels, reference)))
+        if self._tracing is not None:
+            told.append(self._tracing.observe(name, version))
+        return each_of(told)
 
     def _file(self, name: str, version: int) -> Path:
         return self._folder / name / str(version) / FILE

@@ -63,7 +63,7 @@ class InferenceService:
         if request.priority > LOWEST_PRIORITY:
             raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
         rows = await self._rows(request, data, served, call)
-        answer = await served.submit(rows, call.deadline, request.priority)
+        answer = await served.submit(rows, call.deadline, request.priority, call.trace)
         return served.writer.write(answer, request)
 
     async def predict_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
@@ -131,7 +131,7 @@ class InferenceService:
         return pb.UnloadModelResponse(models=map(self._describe, entries)).SerializeToString()
 
     async def _stream_reply(self, message: bytes, stream: Call) -> bytes:
-        call, started, code = Call(stream.method, stream.deadline), time.perf_counter(), "CANCELLED"
+        call, started, code = stream.message(), time.perf_counter(), "CANCELLED"
         reply = pb.PredictStreamResponse()
         try:
             request = parse(pb.PredictStreamRequest, message)
@@ -147,6 +147,7 @@ class InferenceService:
         finally:
             if self._metrics:
                 self._metrics.request(call.method, call.model, call.version, code, started)
+            call.end(code)
         return reply.SerializeToString()
 
     async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served, call: Call) -> np.ndarray:

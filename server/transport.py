@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from server.config import Config
 from server.errors import StartError
 from server.tls import credentials
-from server.tokens import TokenInterceptor, Tokens
+from server.tokens import Refused, TokenInterceptor, Tokens, tell_nobody
 
 log = logging.getLogger(__name__)
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -35,8 +35,16 @@ GOODBYE_SECONDS = 0.2  # for answers on their way, and for clients to see that t
 class GrpcTransport:
     """A grpc.aio server with health and reflection. `listen`, then `close`."""
 
-    def __init__(self, config: Config, services: Mapping[str, Handlers], files: Sequence[FileDescriptor] = ()):
+    def __init__(
+        self,
+        config: Config,
+        services: Mapping[str, Handlers],
+        files: Sequence[FileDescriptor] = (),
+        refused: Refused = tell_nobody,
+    ):
         """services: full service name → method name → handler; files: those of them that have a pool of their own.
+
+        refused: is told of calls without a token.
 
         `ready` is what grpc.health.v1 answers; `tokens`, who may call, None: everybody. StartError where a file with
         secrets is wrong.
@@ -46,14 +54,15 @@ class GrpcTransport:
         self._health = health.aio.HealthServicer()
         self._secure = credentials(config)
         self.tokens = Tokens(config.token_file) if config.token_file else None
-        self._guards = _guards(config, self.tokens)
+        self._guards = _guards(config, self.tokens, refused)
         self.ready = self._leaving = False
 
     async def listen(self) -> None:
         """Binds and serves; StartError where the address cannot be had."""
         self._server = grpc.aio.server(
             interceptors=self._guards,
-            maximum_concurrent_rpcs=self._config.max_calls,
+            # The interceptor refuses at half of this, and counts it; those whose message is on its way it cannot see.
+            maximum_concurrent_rpcs=2 * self._config.max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -122,7 +131,7 @@ def _reflected(names: Sequence[str], files: Sequence[FileDescriptor]) -> Descrip
     return pool
 
 
-def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
+def _guards(config: Config, tokens: Tokens | None, refused: Refused) -> list[TokenInterceptor]:
     if tokens is None:
         return []
     if not config.tls_certificate and not _is_loopback(config.host):
@@ -131,7 +140,7 @@ def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
             "and --tls-key, or let only a proxy that has TLS reach it",
             config.host,
         )
-    return [TokenInterceptor(tokens, config.open_health)]
+    return [TokenInterceptor(tokens, config.open_health, refused)]
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ from server.errors import Unavailable, UnknownModel
 from server.lanes import Answer, Lane
 from server.model import Model
 from server.statistics import Statistics
+from server.tracing import Trace
 from server.wire import ResponseWriter
 
 
@@ -37,15 +38,19 @@ class Served:
     writer: ResponseWriter
     statistics: Statistics
 
-    async def submit(self, rows: np.ndarray, deadline: float, priority: int) -> Answer:
-        """Lane.submit, counted."""
+    async def submit(self, rows: np.ndarray, deadline: float, priority: int, trace: Trace | None = None) -> Answer:
+        """Lane.submit, counted and traced."""
+        if trace is not None:
+            trace.submitted()
         started = time.perf_counter()
         try:
-            answer = await self.lane.submit(rows, deadline, priority)
+            answer = await self.lane.submit(rows, deadline, priority, trace)
         except Exception:
             self.statistics.failed(time.perf_counter() - started)
             raise
         self.statistics.answered(answer, time.perf_counter() - started)
+        if trace is not None:
+            trace.answered(answer)
         return answer
 
 

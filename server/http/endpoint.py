@@ -14,9 +14,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from server.config import Config
-from server.errors import QueueFull, ServingError
+from server.errors import ServingError
 from server.http import body, faults
-from server.interceptor import Call, Interceptor
+from server.interceptor import REQUEST_ID, Call, Interceptor, carried
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,15 @@ class Endpoint:
         """One request."""
 
         async def tell(fault: ServingError) -> None:
-            await faults.response(fault)(scope, receive, send)
+            response = faults.response(fault)
+            response.headers[REQUEST_ID] = call.request_id
+            await response(scope, receive, send)
 
+        call = Call(f"http/{self._operation.name}", carried=carried(Headers(scope=scope).items()))
         try:
-            async with self._calls.watched(call := Call(f"http/{self._operation.name}"), tell):
-                if self._calls.in_progress > self._config.max_calls:
-                    raise QueueFull(
-                        f"{self._config.max_calls} calls are in progress, the most that this server takes; try again",
-                        retry_after_ms=1000,
-                    )
+            async with self._calls.watched(call, tell):
                 response = await self._answer(Request(scope), receive, call)
+                response.headers[REQUEST_ID] = call.request_id
                 await response(scope, receive, send)
         except body.CallerLeftError:
             pass  # it is counted as cancelled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
@@ -10,6 +11,7 @@ from server import checks
 from server.config import Config
 from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
+from server.metrics import Metrics
 from server.open_inference import answers, describe, parameters, tensors
 from server.open_inference.stubs import grpc_service_pb2 as pb
 from server.protobuf import delimited
@@ -32,8 +34,10 @@ class OpenInferenceService:
 
     NAME = "inference.GRPCInferenceService"
 
-    def __init__(self, repository: Repository, config: Config, is_ready: Callable[[], bool]):
-        self._repository, self._config, self._is_ready = repository, config, is_ready
+    def __init__(
+        self, repository: Repository, config: Config, is_ready: Callable[[], bool], metrics: Metrics | None = None
+    ):
+        self._repository, self._config, self._is_ready, self._metrics = repository, config, is_ready, metrics
 
     def unary(self) -> dict[str, Unary]:
         """The methods of one request and one reply, but the two that load and unload."""
@@ -150,7 +154,7 @@ class OpenInferenceService:
         del given  # the lists of a JSON document take many times the memory of the array
         served.model.check(rows)
         answers.check(want, len(rows))
-        answer = await served.submit(rows, deadline, priority)
+        answer = await served.submit(rows, deadline, priority, call.trace)
         if want.texts(len(rows)) > _MANY_TEXTS:
             return await asyncio.to_thread(answers.write, answer, want, served)
         return answers.write(answer, want, served)
@@ -181,17 +185,24 @@ class OpenInferenceService:
             while not pending.empty():  # so that the reader's last word has room
                 pending.get_nowait()
 
-    async def _stream_reply(self, message: bytes, call: Call) -> bytes:
+    async def _stream_reply(self, message: bytes, stream: Call) -> bytes:
+        call, started, code = stream.message(), time.perf_counter(), "CANCELLED"
         reply = pb.ModelStreamInferResponse()
         try:
             request, raw = tensors.read_request(message)
             reply.infer_response.id = request.id
             response = await self.infer(request, raw, call)
+            code = "OK"
             if parameters.flag(request.parameters, _FINAL):
                 response.parameters["triton_final_response"].bool_param = True
             return delimited(2, response.SerializeToString())
         except Exception as error:
-            reply.error_message = str(told(error, call))
+            fault = told(error, call)
+            code, reply.error_message = fault.code.name, str(fault)
+        finally:
+            if self._metrics:
+                self._metrics.request(call.method, call.model, call.version, code, started)
+            call.end(code)
         return reply.SerializeToString()
 
     def _find(self, name: str, version: str) -> Served:
