@@ -18,6 +18,7 @@ from .verify import CARD_SCHEMA
 GOLDEN_ROWS = 4
 LARGEST_CARD = 1 << 20
 """In bytes. ONNX Runtime takes more, but whoever lists models reads every card."""
+CONFIDENCE_BOUNDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 _OUR_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 
@@ -54,11 +55,26 @@ def build_card(
         "metrics": metrics["metrics"],
         "calibration": {"temperature": 1.0, "fitted": False},
         "out_of_distribution": None,
+        "reference": reference(probabilities),
         "certificate": certificate,
         "golden": golden(run.inputs, probabilities),
         "versions": {**metrics["versions"], **_our_versions()},
         "git_commit": metrics.get("git_commit"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def reference(probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """Count how the graph answers held-out samples, for a server to see drift: [n, classes] as two histograms.
+
+    `predicted` [classes] by the class said; `confidence` by its probability, whose bins end below `confidence_bounds`.
+    """
+    bins = np.searchsorted(CONFIDENCE_BOUNDS, probabilities.max(axis=1), side="right")
+    return {
+        "rows": len(probabilities),
+        "predicted": np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).tolist(),
+        "confidence_bounds": list(CONFIDENCE_BOUNDS),
+        "confidence": np.bincount(bins, minlength=len(CONFIDENCE_BOUNDS) + 1).tolist(),
     }
 
 
