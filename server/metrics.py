@@ -176,11 +176,11 @@ class Metrics:
             series, lanes = list(self._series.values()), self._lanes
             # A lane that is gone adds nothing any more: it is counted this once, and forgotten.
             self._lanes = [lane for lane in lanes if lane[0]() is not None]
-        for each in series:
-            each.flush()
         for _, tally in lanes:
             tally.flush()
         self._quality.flush()
+        for each in series:  # last: who sees a request sees what was computed for it
+            each.flush()
 
     def loaded(self, model: str, ready: bool) -> None:
         """A version was tried."""
