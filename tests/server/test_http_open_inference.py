@@ -203,7 +203,7 @@ BAD: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "data in words": (document(data="0000"), "'data' is text; it must be a list"),
     "null": (document(shape=[1, 4, 4], data=[0] * 15 + [None]), "holds null; uint8 goes from"),
     "true": (document(shape=[1, 4, 4], data=[0] * 15 + [True]), "the tensor holds true or false; uint8 goes"),
-    "half a pixel": (document(shape=[1, 4, 4], data=[0] * 15 + [1.5]), "the tensor holds 1.5; uint8 goes from 0 to 255"),
+    "half a pixel": (document(shape=[1, 4, 4], data=[0] * 15 + [1.5]), "the tensor holds 1.5; uint8 goes from 0 to"),
     "text": (document(shape=[1, 4, 4], data=[0] * 15 + ["1"]), "the tensor holds text; uint8 goes"),
     "an object": (document(shape=[1, 4, 4], data=[0] * 15 + [{}]), "the tensor holds an object; uint8 goes"),
     "NaN for a pixel": (document(shape=[1, 4, 4], data=[0] * 15 + [np.nan]), "the tensor holds nan; uint8 goes"),
@@ -220,7 +220,7 @@ BAD: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "parameters in words": (document(parameters="fast"), "'parameters' is text; it must be an object"),
     "a parameter that is none": (document(parameters={"priority": None}), "'priority' is null; it"),
     "many parameters": (document(parameters=dict.fromkeys(map(str, range(1001)), 1)), "there are 1001 parameters"),
-    "a flag in words": (document(parameters={"binary_data_output": "yes"}), "is a string_param; it must be a bool_param"),
+    "a flag in words": (document(parameters={"binary_data_output": "yes"}), "a string_param; it must be a bool_param"),
     "no bytes behind": (
         {"inputs": [{"name": "image", "parameters": {"binary_data_size": 16}}]},
         "the input 'image' has binary_data_size 16; the body has 0 bytes for it",
