@@ -94,7 +94,7 @@ async def _array(tensor: pb.ModelInferRequest.InferInputTensor, given: Given) ->
         return await elements.typed(tensor, dtype)
     if isinstance(given, list) and given:
         return await elements.listed(given, dtype, shape)
-    return checks.shaped(given or b"", dtype, shape)
+    return checks.shaped(given if isinstance(given, memoryview) else b"", dtype, shape)
 
 
 def _only_input(request: pb.ModelInferRequest, spec: InputSpec) -> pb.ModelInferRequest.InferInputTensor:
