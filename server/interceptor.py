@@ -169,9 +169,10 @@ class Interceptor:
         finally:
             self.in_progress -= 1
             self._idle.set()
+            counts = not (of_many and status in ("OK", "CANCELLED"))
             if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
                 status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
-            if self._metrics and not (of_many and status in ("OK", "CANCELLED")):
+            if self._metrics and counts:
                 self._metrics.request(call.method, call.model, call.version, status, started)
             if call.trace is not None:
                 call.end(status)

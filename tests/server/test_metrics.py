@@ -14,7 +14,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.metrics import OWN
+from server.metrics import names
 from tests import models
 from tests.conftest import LiveServer
 from tests.server.conftest import Start
@@ -50,8 +50,8 @@ class Scraped:
 
     def requests(self, code: str, method: str = "Predict", model: str = "pets", version: str = "1") -> float | None:
         """How many requests ended so."""
-        protocol = "grpc" if method in OWN else "v2_grpc"
-        return self.of("requests_total", protocol=protocol, method=method, model=model, version=version, code=code)
+        protocol, name = names(method)
+        return self.of("requests_total", protocol=protocol, method=name, model=model, version=version, code=code)
 
 
 def scrape(server: LiveServer) -> Scraped:
@@ -309,8 +309,8 @@ def test_metrics_say_what_runs_where(watched: LiveServer) -> None:
 def test_two_processes_count_together_and_a_death_takes_no_count_along(
     repository: Path, tmp_path: Path, start: Start
 ) -> None:
-    """Whichever process is asked tells the sum of both; one that is killed leaves its counts, and what it was doing
-    goes; at the end no file is left."""
+    """Whichever process is asked tells the sum of both; one that is killed leaves what it had told, and what it was
+    doing goes; at the end no file is left."""
     shutil.rmtree(repository / "pets")
     models.put(repository, "pets", 1, models.with_card(models.classifier(), reference=REFERENCE))
     process = start("--models", str(repository), *TWO, "--log-level", "debug", TMPDIR=str(tmp_path))
