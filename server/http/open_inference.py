@@ -124,7 +124,7 @@ class OpenInferenceRoutes:
         return documents.response({})
 
     async def _control(self, arrived: Arrived) -> Mapping[str, pb.ModelRepositoryParameter]:
-        """The parameters of a wish to load or unload; NotAllowed where a browser brings it from somebody else's page."""
+        """The parameters of a wish to load or unload; NotAllowed where a browser brings it from another's page."""
         if arrived.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise NotAllowed("a page of another site may not load or unload models here")
         return messages.parameter_map(await self._document(arrived))
