@@ -135,7 +135,8 @@ class OpenInferenceService:
 
     async def absent(self, _message: bytes, call: Call) -> bytes:
         """What the field's servers have and this one has not."""
-        raise Unsupported(f"this server has no {call.method}, nor anything of shared memory, trace or log settings")
+        method = call.method.rpartition("/")[2]
+        raise Unsupported(f"this server has no {method}, nor anything of shared memory, trace or log settings")
 
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
