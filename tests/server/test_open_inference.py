@@ -115,7 +115,9 @@ def test_priority_one_and_none_go_before_ten(server: LiveServer) -> None:
     """The protocol's 1 and 0 are the lane's first level, its 10 the last."""
     [served] = server.app.repository.ready()
     seen, submit = [], served.lane.submit
-    served.lane.submit = lambda rows, deadline, priority: seen.append(priority) or submit(rows, deadline, priority)
+    served.lane.submit = lambda rows, deadline, priority, *more: (
+        seen.append(priority) or submit(rows, deadline, priority, *more)
+    )
     for value in (0, 1, 2, 10):
         call(server, "ModelInfer", infer(ROWS, parameters={"priority": number(value)}))
     assert seen == [0, 0, 1, 9]
