@@ -206,7 +206,9 @@ def wait_ready(caller: Caller, service: str, deadline: Deadline) -> Call[None]:
         else:
             if status == "serving":
                 return
-            last = Unavailable(f"the server at {', '.join(caller.balance.addresses)} is {status}", code=grpc.StatusCode.UNAVAILABLE)
+            last = Unavailable(
+                f"the server at {', '.join(caller.balance.addresses)} is {status}", code=grpc.StatusCode.UNAVAILABLE
+            )
         if deadline.remaining <= _HEALTH_PAUSE:
             raise _never_ready(last, deadline)
         yield Pause(_HEALTH_PAUSE)

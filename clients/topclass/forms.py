@@ -65,7 +65,8 @@ class Part:
 
     def fits(self, table: Table) -> NDArray[np.bool_]:
         """bool [n, bytes of structure]: which of them are as they must be."""
-        return (table.column(0, "u1", self.width).take(self._places, axis=1) & self._mask) == self._wanted
+        found: NDArray[np.uint8] = table.column(0, "u1", self.width).take(self._places, axis=1)
+        return (found & self._mask) == self._wanted
 
 
 @dataclass(frozen=True, slots=True)

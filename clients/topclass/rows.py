@@ -1,7 +1,7 @@
 """The predictions of a PredictResponse, read as arrays without a Python object for each row.
 
-A message is its fields one after the other, so predictions with the same fields are a table of bytes, but for the label,
-whose length may differ: what stands before it is one table, what stands behind it another. A `Form` says which bytes
+A message is its fields one after the other, so predictions with the same fields are a table of bytes, but for the
+label, whose length may differ: what stands before it is one table, what stands behind it another. A `Form` says which bytes
 are structure (tags, lengths, where numbers end) and where the values lie. Rows whose structure is that of a form hold
 the same fields, whoever wrote them; all else is read, or refused, by the protobuf library.
 """
@@ -13,7 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from topclass.forms import OOD_SCORE, PROBABILITIES, PROBABILITY, ROW, STRANGE, TOP_CLASS, Form, Ints, Table, Unusual, length
+from topclass.forms import (
+    OOD_SCORE,
+    PROBABILITIES,
+    PROBABILITY,
+    ROW,
+    STRANGE,
+    TOP_CLASS,
+    Form,
+    Ints,
+    Table,
+    Unusual,
+    length,
+)
 
 _FEW, _FEW_UNEQUAL = 20, 64  # rows, of equal length or not, below which the library is faster
 _MOST_FORMS = 16  # different kinds of rows in one answer; what has more is no table

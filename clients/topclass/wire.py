@@ -78,7 +78,8 @@ def predict_request(inputs: Prepared, query: Query, *, labels: bool = False) -> 
     more = INCLUDE_LABELS if labels else b""
     if isinstance(inputs, Dense):
         size = sum(piece.nbytes for piece in inputs.pieces)
-        return b"".join((_head(query, inputs.dtype, inputs.shape, size), *inputs.pieces, more))
+        elements: tuple[Any, ...] = inputs.pieces  # each a buffer, which numpy's types do not say
+        return b"".join((_head(query, inputs.dtype, inputs.shape, size), *elements, more))
     # An empty list is an empty batch, not a request without input: the message `images` is there, and empty.
     images = pb.EncodedImages(images=inputs).SerializeToString()
     return b"".join((_rest(query), b"\x2a", _varint(len(images)), images, more))

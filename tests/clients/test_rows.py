@@ -177,7 +177,7 @@ CLASS, LABEL, BEST, ALL = b"\x08\x01", b"\x12\x03dog", b"\x1d\0\0\0?", b"\x22\x0
     ids=range(17),
 )
 def test_rows_of_any_form(fields: list[bytes], table: bool) -> None:
-    """Fields in another order, padded numbers, numbers too large, repeated, unpacked, unknown: as the library has it."""
+    """Fields in another order, padded or too large, repeated, unpacked, unknown: as the library has it."""
     message = delimited(0x0A, b"".join(fields)) * 5
     for tail in (b"", TAIL.SerializeToString(), b"\x0a\x00", b"\x0a"):
         same(message + tail)
