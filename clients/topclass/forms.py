@@ -66,7 +66,8 @@ class Part:
     def fits(self, table: Table) -> NDArray[np.bool_]:
         """bool [n, bytes of structure]: which of them are as they must be."""
         found: NDArray[np.uint8] = table.column(0, "u1", self.width).take(self._places, axis=1)
-        return (found & self._mask) == self._wanted
+        fits: NDArray[np.bool_] = (found & self._mask) == self._wanted
+        return fits
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The predictions of a PredictResponse, read as arrays without a Python object for each row.
 
 A message is its fields one after the other, so predictions with the same fields are a table of bytes, but for the
-label, whose length may differ: what stands before it is one table, what stands behind it another. A `Form` says which bytes
-are structure (tags, lengths, where numbers end) and where the values lie. Rows whose structure is that of a form hold
-the same fields, whoever wrote them; all else is read, or refused, by the protobuf library.
+label, whose length may differ: what stands before it is one table, what stands behind it another. A `Form` says which
+bytes are structure (tags, lengths, where numbers end) and where the values lie. Rows whose structure is that of a form
+hold the same fields, whoever wrote them; all else is read, or refused, by the protobuf library.
 """
 
 from __future__ import annotations
