@@ -92,6 +92,8 @@ def read(message: bytes) -> tuple[Rows, int]:
         raise Unusual
     count = _same_head(message, stride, head)
     end = count * stride
+    if count < _FEW and len(message) < _FEW_UNEQUAL * stride:
+        raise Unusual
     if message[end : end + 1] == b"\x0a":
         return _read_unequal(message)
     form = _forms.get(stride) or _learn(stride, message[:stride])

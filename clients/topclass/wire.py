@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Inputs: TypeAlias = NDArray[Any] | Sequence[str | Path | bytes]
 
 # Serialized messages concatenate: these bytes behind any PredictRequest set its include_labels (field 8) to true.
 INCLUDE_LABELS = b"\x40\x01"
+_SMALL = 512  # bytes of an answer that has few rows for certain; the library is the faster
 # grpc.health.v1.HealthCheckResponse.ServingStatus, by number.
 _HEALTH = ("unknown", "serving", "not serving", "service unknown")
 
@@ -201,13 +203,12 @@ class Reply:
 
 def read_reply(data: bytes) -> Reply:
     """The reply in the bytes of a PredictResponse; Malformed where they are none."""
-    try:
-        read, end = rows.read(data)
-        message = pb.PredictResponse.FromString(data[end:])
-        if not message.predictions:  # otherwise they do not stand together
-            return Reply(message, read)
-    except (Unusual, DecodeError):
-        pass
+    if len(data) >= _SMALL:
+        with contextlib.suppress(Unusual, DecodeError):  # the library decides what is no message
+            read, end = rows.read(data)
+            message = pb.PredictResponse.FromString(data[end:])
+            if not message.predictions:  # otherwise they do not stand together
+                return Reply(message, read)
     try:
         message = pb.PredictResponse.FromString(data)
     except DecodeError as error:
@@ -227,12 +228,12 @@ def _rows(message: pb.PredictResponse) -> Rows:
             raise Malformed(f"row {index} has other fields than row 0")
     cells = np.fromiter(chain.from_iterable(probabilities), np.float32, count * classes)
     return Rows(
-        top_class=np.fromiter((row.top_class for row in found), np.int64, count),
+        top_class=np.array([row.top_class for row in found], np.int64),
         top_label=tuple([row.label for row in found]),
-        probability=np.fromiter((row.probability for row in found), np.float32, count),
+        probability=np.array([row.probability for row in found], np.float32),
         probabilities=cells.reshape(count, classes),
-        ood_score=np.fromiter((row.ood_score for row in found), np.float32, count) if scored else None,
-        out_of_distribution=np.fromiter((row.out_of_distribution for row in found), np.bool_, count),
+        ood_score=np.array([row.ood_score for row in found], np.float32) if scored else None,
+        out_of_distribution=np.array([row.out_of_distribution for row in found], np.bool_),
     )
 
 

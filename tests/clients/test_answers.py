@@ -122,7 +122,7 @@ def test_to_pandas(client: Any) -> None:
 
 
 def test_to_pandas_with_little(connect: Callable[..., Any], fake: Fake) -> None:
-    """Without probabilities there are no columns of them; classes of one name have one column each; scores are there."""
+    """Without probabilities there are no columns of them; classes of one name have one each; scores are there."""
     pytest.importorskip("pandas", reason="pandas is not installed")
     client = connect(fake.address)
 

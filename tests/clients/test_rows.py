@@ -22,6 +22,7 @@ FIELDS = tuple(rows.Rows.__dataclass_fields__)
 @pytest.fixture(autouse=True)
 def from_one_row_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages of few rows are read as those of many are."""
+    monkeypatch.setattr(wire, "_SMALL", 0)
     monkeypatch.setattr(rows, "_FEW", 1)
     monkeypatch.setattr(rows, "_FEW_UNEQUAL", 1)
 
