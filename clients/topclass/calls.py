@@ -97,6 +97,8 @@ class Caller:
                 fault = error_from_rpc(error, self.balance.addresses[place], deadline.timeout)
                 if isinstance(fault, Unavailable):
                     self.balance.failed(place)
+                elif not isinstance(fault, DeadlineExceeded):
+                    self.balance.answered(place)
                 pause = self._pause(fault, attempt)
                 if pause is None or pause >= deadline.remaining:
                     raise with_attempts(fault, attempt + 1, deadline.elapsed) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
@@ -170,8 +170,10 @@ class Client:
         """
         check_many(window, batch_size, on_error)
         query = Query(model, version, alias, sha256, top_k, probabilities, priority)
-        many = Many(self._caller, self._store, query, partial(self._deadline, timeout), batch_size)
-        return self._in_order(many, items, window, on_error == "raise")
+        flights = Flights(self._begin)
+        seconds = self._deadline(timeout).timeout
+        many = Many(self._caller, self._store, query, lambda: Deadline(seconds, flights.clock), batch_size)
+        return self._in_order(flights, many, items, window, on_error == "raise")
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Every version of every model that the server knows, the broken ones too."""
@@ -212,24 +214,29 @@ class Client:
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._timeout if timeout is None else timeout)
 
-    def _in_order(self, many: Many, items: Iterable[Any], window: int, raising: bool) -> Generator[Any, None, None]:
-        flights = Flights(self._begin)
+    def _in_order(
+        self, flights: Flights, many: Many, items: Iterable[Any], window: int, raising: bool
+    ) -> Generator[Any, None, None]:
         pending: deque[Flight[list[Any]]] = deque()
         broken: Exception | None = None
         self._windows.add(flights)
         try:
             source = iter(many.jobs(items))
             while True:
+                left = time.monotonic()
                 try:
                     job = next(source, None)
                 except Exception as error:  # what was taken before is answered first
                     job, broken = None, error
+                flights.excuse(time.monotonic() - left)
                 if job is not None:
                     pending.append(flights.start(job))
                     flights.look()
                 while pending and (job is None or pending[0].done or len(pending) >= window):
                     outcomes = flights.wait(pending[0])
+                    left = time.monotonic()
                     yield from many.answers(outcomes, raising)
+                    flights.excuse(time.monotonic() - left)
                     pending.popleft()
                 if job is None:
                     break

@@ -44,6 +44,7 @@ class Flights:
         self._paused: list[tuple[float, int, Flight[Any]]] = []
         self._flights: set[Flight[Any]] = set()
         self._numbers = count()
+        self._away = 0.0
 
     def start(self, steps: Call[T]) -> Flight[T]:
         """Begin a call. What it raises before anything is sent, its outcome raises."""
@@ -51,6 +52,14 @@ class Flights:
         self._flights.add(flight)
         self._advance(flight, lambda: next(steps))
         return flight
+
+    def clock(self) -> float:
+        """Seconds, for the deadlines of these calls: the time in which nobody could try them again does not count."""
+        return time.monotonic() - self._away
+
+    def excuse(self, seconds: float) -> None:
+        """Whoever waits for the calls was busy with other things for so long."""
+        self._away += seconds
 
     def look(self) -> None:
         """Go on with the calls that had their answer, or have paused enough, without waiting."""

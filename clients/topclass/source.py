@@ -19,6 +19,7 @@ class Source:
         self.waiting: list[Any] = []
         self._changed, self._burst = changed, burst
         self._task = asyncio.create_task(self._read(items))
+        self._task.add_done_callback(lambda _: changed.set())
 
     @property
     def ended(self) -> bool:
@@ -41,20 +42,17 @@ class Source:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _read(self, items: Iterable[Any] | AsyncIterable[Any]) -> None:
-        try:
-            each = _each(items)
-            while True:
-                await self.room.acquire()
-                try:
-                    item = await anext(each)
-                except StopAsyncIteration:
-                    return
-                self.waiting.append(item)
-                self._changed.set()
-                if len(self.waiting) % self._burst == 0:
-                    await asyncio.sleep(0)  # a source that never waits lets the calls begin
-        finally:
-            self._task.get_loop().call_soon(self._changed.set)  # when the task is done, not only about to be
+        each = _each(items)
+        while True:
+            await self.room.acquire()
+            try:
+                item = await anext(each)
+            except StopAsyncIteration:
+                return
+            self.waiting.append(item)
+            self._changed.set()
+            if len(self.waiting) % self._burst == 0:
+                await asyncio.sleep(0)  # a source that never waits lets the calls begin
 
 
 async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -26,6 +26,7 @@ Inputs: TypeAlias = NDArray[Any] | Sequence[str | Path | bytes]
 
 # Serialized messages concatenate: these bytes behind any PredictRequest set its include_labels (field 8) to true.
 INCLUDE_LABELS = b"\x40\x01"
+_MOST_BYTES = (1 << 31) - (1 << 16)  # of elements: a message, which has more than these, holds 2 GiB
 _SMALL = 512  # bytes of an answer that has few rows for certain; the library is the faster
 # grpc.health.v1.HealthCheckResponse.ServingStatus, by number.
 _HEALTH = ("unknown", "serving", "not serving", "service unknown")
@@ -90,6 +91,8 @@ def predict_request(inputs: Prepared, query: Query, *, labels: bool = False) -> 
 @lru_cache(maxsize=256)
 def _head(query: Query, dtype: int, shape: tuple[int, ...], size: int) -> bytes:
     """All of a PredictRequest that stands before the `size` bytes of its tensor's elements."""
+    if size > _MOST_BYTES:
+        raise ValueError(f"the inputs have {size:,} bytes, more than one message holds (2 GiB); send fewer rows")
     tensor = pb.Tensor(dtype=pb.DataType.ValueType(dtype), shape=shape).SerializeToString()
     tensor += b"\x1a" + _varint(size)
     return _rest(query) + b"\x22" + _varint(len(tensor) + size) + tensor

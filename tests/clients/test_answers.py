@@ -15,6 +15,7 @@ import topclass
 from tests import models
 from tests.clients.fake import Fake, answer
 from tests.clients.test_predict import PICTURES
+from topclass import wire
 from topclass.v1 import inference_pb2 as pb
 
 ROWS = np.zeros((30, 4, 4), np.uint8)
@@ -155,6 +156,13 @@ def test_without_pandas(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(result.probabilities, models.expected(PICTURES), atol=1e-6)
     with pytest.raises(ImportError, match=r"to_pandas needs pandas: pip install 'topclass\[pandas\]'"):
         result.to_pandas()
+
+
+def test_a_request_that_no_message_can_hold() -> None:
+    """Elements of more than 2 GiB are refused with their size, before any of them is copied."""
+    many = np.broadcast_to(np.uint8(0), (3 << 30,))
+    with pytest.raises(ValueError, match=r"the inputs have 3,221,225,472 bytes.*send fewer rows"):
+        wire.predict_request(wire.Dense(pb.DATA_TYPE_UINT8, many.shape, (many,)), wire.Query())
 
 
 def test_a_request_is_what_the_library_would_have_written(connect: Callable[..., Any], fake: Fake) -> None:

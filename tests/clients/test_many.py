@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -297,6 +300,38 @@ def test_cancelling_a_task_in_a_window(fake: Fake) -> None:
             assert await asyncio.to_thread(fake.cancelled.wait, 5)
 
     asyncio.run(main())
+
+
+def test_time_of_the_caller_is_not_that_of_the_calls(fake: Fake) -> None:
+    """A call that failed while the caller was busy for longer than the timeout is tried again all the same."""
+    with topclass.Client(fake.address, timeout=1) as client:
+        results = client.predict_many([ROW[None]] * 4, window=2)
+        fake.failures = []
+        next(results)
+        fake.failures = [Failure(Code.UNAVAILABLE)]
+        next(results)
+        time.sleep(1.5)
+        assert len(list(results)) == 2
+
+
+def test_interrupt_ends_a_window(fake: Fake) -> None:
+    """Ctrl-C in the middle of predict_many raises KeyboardInterrupt at once, and the server sees the calls go."""
+    fake.behave = fake.hang
+    program = (
+        "import numpy, sys, topclass\n"
+        "client = topclass.Client(sys.argv[1])\n"
+        "try: list(client.predict_many([numpy.zeros((4, 4), 'u1')] * 9, batch_size=2))\n"
+        "except KeyboardInterrupt: print('interrupted', flush=True); input()\n"
+    )
+    command = [sys.executable, "-c", program, fake.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        assert fake.arrived.wait(20)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "interrupted\n"
+        assert fake.cancelled.wait(5)
+        process.communicate("\n")
 
 
 def test_memory_is_flat(server: Any) -> None:

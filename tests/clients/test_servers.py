@@ -73,6 +73,25 @@ def test_while_all_are_away_one_is_asked_all_the_same() -> None:
     assert [balance.pick() for _ in range(3)] == [1, 1, 1]
 
 
+def test_a_server_that_refuses_is_there(connect: Callable[..., Any], pair: tuple[Fake, Fake]) -> None:
+    """An error that a server gives is an answer: the next call goes there as to any other."""
+    pair[0].failures = [Failure(Code.UNAVAILABLE), *[Failure(Code.INVALID_ARGUMENT)] * 100]
+    client = connect([fake.address for fake in pair])
+    deadline, refused = time.monotonic() + 20, 0
+    while refused < 5 and time.monotonic() < deadline:
+        try:
+            client.predict(ROW)
+        except topclass.InvalidInput:
+            refused += 1
+        time.sleep(0.01)
+    before = len(pair[0].requests)
+    for _ in range(4):
+        with contextlib.suppress(topclass.InvalidInput):
+            client.predict(ROW)
+    assert refused == 5
+    assert len(pair[0].requests) == before + 2
+
+
 def test_calls_go_to_all(connect: Callable[..., Any], pair: tuple[Fake, Fake]) -> None:
     """Two servers get half of the calls each."""
     client = connect([fake.address for fake in pair])
