@@ -170,6 +170,7 @@ class AsyncClient:
                     for answer in many.answers(outcomes, raising):
                         yield answer
                         source.room.release()
+                    await asyncio.sleep(0)  # the source fills the window up again before the next answer
                 elif pending or not source.ended:
                     changed.clear()
                     await changed.wait()

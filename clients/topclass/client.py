@@ -17,7 +17,7 @@ from topclass import calls
 from topclass.balance import Balance
 from topclass.calls import Call, Caller, Deadline, LabelStore, Pause, Send
 from topclass.flights import Flight, Flights
-from topclass.groups import Item, Many
+from topclass.groups import SLOW, Item, Many
 from topclass.results import ModelDetails, ModelInfo, Prediction, Result
 from topclass.target import Target
 from topclass.windows import check_many
@@ -228,11 +228,13 @@ class Client:
                     job = next(source, None)
                 except Exception as error:  # what was taken before is answered first
                     job, broken = None, error
-                flights.excuse(time.monotonic() - left)
+                took = time.monotonic() - left
+                flights.excuse(took)
                 if job is not None:
                     pending.append(flights.start(job))
                     flights.look()
-                while pending and (job is None or pending[0].done or len(pending) >= window):
+                # Answers wait until the window is full again, unless the source is what everyone waits for.
+                while pending and (job is None or len(pending) >= window or (took > SLOW and pending[0].done)):
                     outcomes = flights.wait(pending[0])
                     left = time.monotonic()
                     yield from many.answers(outcomes, raising)

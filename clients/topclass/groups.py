@@ -23,7 +23,7 @@ Item: TypeAlias = NDArray[Any] | str | Path | bytes
 Failure: TypeAlias = TopclassError | TypeError | OSError
 
 _MOST_BYTES = 16 << 20  # of one request: well under the 128 MiB that a server takes
-_SLOW = 0.005  # seconds: a source that takes longer for one item is not waited for
+SLOW = 0.005  # seconds: a source that takes longer for one item is not waited for
 _NUMBER = re.compile(r"\b(picture|row) \d+")  # the server counts within a request, which the caller never sees
 
 
@@ -77,7 +77,7 @@ def grouped(items: Iterable[Item], size: int, clock: Callable[[], float] = time.
         except Exception as error:  # what came before it goes first
             broken = error
             break
-        slow = clock() - before > _SLOW
+        slow = clock() - before > SLOW
         if group and not _fits(group[0], len(group), item, size):
             yield group
             group = []

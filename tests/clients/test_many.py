@@ -302,6 +302,30 @@ def test_cancelling_a_task_in_a_window(fake: Fake) -> None:
     asyncio.run(main())
 
 
+def test_the_window_stays_full(fake: Fake) -> None:
+    """While the caller is busy with an answer, the next window - 1 requests are with the server."""
+
+    def seen(received: int) -> bool:
+        deadline = time.monotonic() + 5
+        while len(fake.requests) < min(20, received + 3) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return len(fake.requests) >= min(20, received + 3)
+
+    with topclass.Client(fake.address) as client:
+        found = [seen(received) for received, _ in enumerate(client.predict_many([ROW[None]] * 20, window=4), 1)]
+    assert found == [True] * 20
+
+    async def main() -> None:
+        fake.requests.clear()
+        async with topclass.AsyncClient(fake.address) as client:
+            results = client.predict_many([ROW[None]] * 20, window=4)
+            for received in range(1, 21):
+                await anext(results)
+                assert await asyncio.to_thread(seen, received)
+
+    asyncio.run(main())
+
+
 def test_time_of_the_caller_is_not_that_of_the_calls(fake: Fake) -> None:
     """A call that failed while the caller was busy for longer than the timeout is tried again all the same."""
     with topclass.Client(fake.address, timeout=1) as client:
