@@ -80,16 +80,18 @@ class Truth:
 
     def __init__(self, repository: Path):
         self._repository = repository
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
     def probabilities(self, model: str, rows: np.ndarray) -> np.ndarray:
         """float32 [n, C]."""
-        session = onnxruntime.InferenceSession(self._repository / model / "1" / "model.onnx")
-        [found] = session.run(None, {"image": rows})
+        if model not in self._sessions:
+            self._sessions[model] = onnxruntime.InferenceSession(self._repository / model / "1" / "model.onnx")
+        [found] = self._sessions[model].run(None, {"image": rows})
         return np.asarray(found)
 
-    def check(self, address: str, wire: Wire, network: str, rows: int) -> int:
-        """Asks with a real gRPC client, about pictures of its own. The answer's bytes; WrongAnswer if it is wrong."""
-        pictures, model = wire.pictures(network, rows, seed=2), network + wire.suffix
+    def check(self, address: str, wire: Wire, network: str, rows: int, seed: int = 1) -> int:
+        """Asks with a real gRPC client. The answer's bytes; WrongAnswer if it is wrong."""
+        pictures, model = wire.pictures(network, rows, seed), network + wire.suffix
         with grpc.insecure_channel(address, options=OPTIONS) as channel:
             ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(wire.path)
             answer = ask(wire.request(model, pictures), timeout=DEADLINE_SECONDS)

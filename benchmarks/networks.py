@@ -97,8 +97,9 @@ def float32(proto: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-def publish(repository: Path, name: str) -> None:
-    """Both files of a network, as version 1 of two models."""
+def publish(repository: Path, name: str, both: bool = True) -> None:
+    """A network's two files, as version 1 of two models; or only the one that takes uint8."""
     proto = NETWORKS[name]()
     models.put(repository, name, 1, proto)
-    models.put(repository, f"{name}-f32", 1, float32(proto))
+    if both:
+        models.put(repository, f"{name}-f32", 1, float32(proto))

@@ -110,6 +110,15 @@ def server(models: Path, *flags: str) -> Iterator[Running]:
             yield running
 
 
+@contextlib.contextmanager
+def plain(models: Path) -> Iterator[Running]:
+    """`benchmarks/plain.py` on a free port of the loopback address."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        with started([sys.executable, "-m", "benchmarks.plain", str(models), str(ready)], ready) as running:
+            yield running
+
+
 def machine() -> str:
     """The machine, for the line under a table."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
