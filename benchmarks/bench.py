@@ -4,8 +4,8 @@
     make bench ARGS=--quick               what the bars need, under two minutes
     make bench ARGS="--only mlp/uint8"    cases by name or pattern
 
-The exit status: 0 all bars held; 1 one is missed, each is named, or an answer was wrong, or h2load is not there; 2 a case
-is void, since other processes used more than a tenth of a processor, or no case has the name that was asked for.
+The exit status: 0 all bars held; 1 one is missed, each is named, or an answer was wrong, or h2load is not there; 2 a
+case is void, since other processes used more than a tenth of a processor, or no case has the name that was asked for.
 """
 
 from __future__ import annotations

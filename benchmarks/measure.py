@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,26 +150,26 @@ def measure(
     wire = WIRES[case.wire]
     file = repository / (case.network + wire.suffix) / "1" / "model.onnx"
     most = case.rows * case.concurrent
-    limit = raw.Raw(file, wire.pictures(case.network, max(raw.CHUNKS)), most, lone=most == 1)
     subjects = {name: Subject(server, case, truth) for name, server in servers.items()}
     measured = Measured(case, {name: [] for name in (LIMIT, *servers)})
-    for subject in subjects.values():
-        subject.check()
-        subject.calibrate(seconds)
-    foreign = Foreign()
-    for _ in range(rounds):
-        speed = limit.run(seconds / 2)
-        measured.samples[LIMIT].append(Sample(speed.rate / case.rows, speed.cpu * case.rows))
-        for name, subject in subjects.items():
-            measured.samples[name].append(subject.measure())
-    for subject in subjects.values():
-        subject.check()
-    measured.foreign = foreign.processors()
-    limit.close()
+    pictures = wire.pictures(case.network, max(raw.CHUNKS))
+    with contextlib.closing(raw.Raw(file, pictures, most, lone=most == 1)) as limit:
+        for subject in subjects.values():
+            subject.check()
+            subject.calibrate(seconds)
+        foreign = Foreign()
+        for _ in range(rounds):
+            speed = limit.run(seconds / 2)
+            measured.samples[LIMIT].append(Sample(speed.rate / case.rows, speed.cpu * case.rows))
+            for name, subject in subjects.items():
+                measured.samples[name].append(subject.measure())
+        for subject in subjects.values():
+            subject.check()
+        measured.foreign = foreign.processors()
     return measured
 
 
-def first_answer(start: Callable[[], AbstractContextManager[Running]], truth: Truth) -> tuple[float, int]:
+def first_answer(start: Callable[[], contextlib.AbstractContextManager[Running]], truth: Truth) -> tuple[float, int]:
     """(seconds from the start to the first right answer, resident bytes then) of a server with one MLP."""
     truth.probabilities("mlp", WIRES["uint8"].pictures("mlp", 1))
     began = time.monotonic()

@@ -67,7 +67,7 @@ def _serve(pipe: Connection, file: Path, pictures: np.ndarray, threads: int) -> 
         end = began + seconds
 
         def compute(place: int, rows: np.ndarray = rows, done: list[int] = done, end: float = end) -> None:
-            while time.perf_counter() < end:
+            while not done[place] or time.perf_counter() < end:
                 session.run(None, {"image": rows})
                 done[place] += len(rows)
 
