@@ -16,7 +16,7 @@ from topclass.v1 import inference_pb2 as pb
 from topclass.v1 import inference_pb2_grpc as rpc
 
 one = onnxruntime.SessionOptions()
-one.intra_op_num_threads = 1  # the pool is the parallelism; more took more of the processor here, and answered less
+one.intra_op_num_threads = 1  # the pool is the parallelism; see docs/decisions/0015
 files = Path(sys.argv[1]).glob("*/1/*.onnx")
 models = {file.parents[1].name: onnxruntime.InferenceSession(file, one) for file in files}
 
