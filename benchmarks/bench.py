@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import functools
 import importlib.metadata
+import signal
 import subprocess
 import sys
 import tempfile
@@ -149,9 +150,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--out", type=Path, help="the page that takes the figures (default: docs/benchmarks.md when all cases run)"
     )
     options = parser.parse_args(arguments)
-    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    if options.seconds <= 0 or options.rounds < 1:
+    if options.seconds is None:
+        options.seconds = QUICK_SECONDS if options.quick else SECONDS
+    if options.rounds is None:
+        options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if not options.seconds > 0 or options.rounds < 1:
         parser.error("--seconds must be more than 0, --rounds at least 1")
     if options.out is None and not options.quick and not options.only:
         options.out = PAGE
@@ -159,4 +162,5 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end, too
     sys.exit(main(sys.argv[1:]))

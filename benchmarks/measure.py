@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import h2load, raw, stream
+from benchmarks import h2load, process, raw, stream
 from benchmarks.cases import Case
 from benchmarks.messages import WIRES, Truth, WrongAnswer
 from benchmarks.process import Foreign, Running
@@ -111,6 +111,7 @@ class Subject:
         used = self.server.cpu_seconds() - used
         self._account(result, before, size)
         p99 = result.percentile_ms(99) if self.requests >= FEWEST_FOR_P99 else float("nan")
+        used = max(used, process.TICK_SECONDS)  # less than that cannot be seen
         return Sample(result.rate, used / self.requests, result.percentile_ms(50), p99)
 
     def _run(self, requests: int) -> h2load.Result:

@@ -19,6 +19,7 @@ from server import cpus
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
 _TICKS = os.sysconf("SC_CLK_TCK")
+TICK_SECONDS = 1 / _TICKS
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -142,6 +144,40 @@ def test_a_case_is_measured_on_all_servers_in_turns(plain: Running, repository: 
             assert found.median(measure.LIMIT, measure.rate) > found.median("grpcio", measure.rate)
             assert all(sample.p99 >= sample.p50 > 0 for sample in found.samples["grpcio"] if sample.p99 == sample.p99)
         assert set(measure.answered(ours)) == {"OK"}
+
+
+@needs_h2load
+def test_a_round_too_short_for_the_clock_counts_as_one_tick(plain: Running, repository: Path) -> None:
+    """The kernel counts processor time in ticks; none at all would make the ratio infinite."""
+    subject = measure.Subject(plain, CASE, Truth(repository))
+    subject.requests = 8
+    assert subject.measure().cpu >= process.TICK_SECONDS / 8
+
+
+def test_a_run_that_is_terminated_ends_its_servers(tmp_path: Path) -> None:
+    """SIGTERM in the middle leaves no process behind."""
+    (tmp_path / "h2load").write_text("#!/bin/sh\nexec sleep 30\n")
+    (tmp_path / "h2load").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "benchmarks.bench", "--only", "mlp/uint8/1@1"]
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 60
+    while len(children := process.tree(run.pid)) < 5 and time.monotonic() < limit:  # two servers, the limit, h2load
+        time.sleep(0.1)
+    assert len(children) >= 5
+    run.terminate()
+    assert run.wait(60) == 143
+    while (left := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < limit + 30:
+        time.sleep(0.1)
+    assert left == []
+
+
+@pytest.mark.parametrize("flags", [["--seconds", "0"], ["--seconds", "nan"], ["--rounds", "0"]], ids=" ".join)
+def test_a_measurement_of_nothing_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything starts."""
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(flags)
+    assert "--seconds must be more than 0, --rounds at least 1" in capsys.readouterr().err
 
 
 def test_an_error_in_a_stream_is_a_wrong_answer(repository: Path) -> None:
