@@ -19,6 +19,7 @@ from server import cpus
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
 _TICKS = os.sysconf("SC_CLK_TCK")
+TICK_SECONDS = 1 / _TICKS
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -107,6 +108,15 @@ def server(models: Path, *flags: str) -> Iterator[Running]:
         command = [sys.executable, "-m", "server", "--models", str(models), "--grpc-port", "0", "--device", "cpu"]
         more = ["--ready-file", str(ready), "--stop-delay-seconds", "0", "--log-level", "warning", "--http-port", "0"]
         with started([*command, *more, *flags], ready) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def plain(models: Path) -> Iterator[Running]:
+    """`benchmarks/plain.py` on a free port of the loopback address."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        with started([sys.executable, "-m", "benchmarks.plain", str(models), str(ready)], ready) as running:
             yield running
 
 
