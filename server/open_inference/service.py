@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
 from server import checks
@@ -135,7 +135,24 @@ class OpenInferenceService:
 
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
-        return (await self._infer(*tensors.read_request(message), call)).SerializeToString()
+        return (await self.infer(*tensors.read_request(message), call)).SerializeToString()
+
+    async def infer(
+        self, request: pb.ModelInferRequest, given: Sequence[tensors.Given], call: Call
+    ) -> pb.ModelInferResponse:
+        """The answer, whatever transport brought the request. given: see tensors.rows."""
+        served = self._find(request.model_name, request.model_version)
+        call.model, call.version = served.name, str(served.version)
+        want = answers.wanted(request, served)
+        priority = parameters.priority(request.parameters)
+        deadline = min(call.deadline, parameters.deadline(request.parameters))
+        rows = await tensors.rows(request, given, served.model.input, self._config)
+        served.model.check(rows)
+        answers.check(want, len(rows))
+        answer = await served.submit(rows, deadline, priority)
+        if want.texts(len(rows)) > _MANY_TEXTS:
+            return await asyncio.to_thread(answers.write, answer, want, served)
+        return answers.write(answer, want, served)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Several are in progress at once; when the caller leaves, what is unfinished is dropped."""
@@ -168,26 +185,13 @@ class OpenInferenceService:
         try:
             request, raw = tensors.read_request(message)
             reply.infer_response.id = request.id
-            response = await self._infer(request, raw, call)
+            response = await self.infer(request, raw, call)
             if parameters.flag(request.parameters, _FINAL):
                 response.parameters["triton_final_response"].bool_param = True
             return delimited(2, response.SerializeToString())
         except Exception as error:
             reply.error_message = str(told(error, call))
         return reply.SerializeToString()
-
-    async def _infer(self, request: pb.ModelInferRequest, raw: list[memoryview], call: Call) -> pb.ModelInferResponse:
-        served = self._find(request.model_name, request.model_version)
-        want = answers.wanted(request, served)
-        priority = parameters.priority(request.parameters)
-        deadline = min(call.deadline, parameters.deadline(request.parameters))
-        rows = await tensors.rows(request, raw, served.model.input, self._config)
-        served.model.check(rows)
-        answers.check(want, len(rows))
-        answer = await served.submit(rows, deadline, priority)
-        if want.texts(len(rows)) > _MANY_TEXTS:
-            return await asyncio.to_thread(answers.write, answer, want, served)
-        return answers.write(answer, want, served)
 
     def _find(self, name: str, version: str) -> Served:
         if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
