@@ -51,6 +51,8 @@ class Config:
     watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never, as --watch off", low=0)
     # Off, because whoever may call Predict could stop it for all.
     allow_control: bool = _setting(False, "let callers load and unload models: LoadModel, UnloadModel")
+    # Off: clients made for one server of the field cannot read another's field of that number. ModelConfig has it, too.
+    metadata_properties: bool = _setting(False, "put labels, sha256 and provider into ModelMetadata's properties, too")
     # Off, as in Triton: whoever may call could read and write every file in /dev/shm that this server can.
     shared_memory: bool = _setting(False, "take and give tensors in files of /dev/shm that callers register")
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")

@@ -15,7 +15,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.errors import InvalidInput, QueueFull, RegionExists, UnknownRegion, first_line
+from server.errors import InvalidInput, QueueFull, RegionExists, UnknownRegion, Unsupported, first_line
 from server.open_inference import parameters
 
 FOLDER = Path("/dev/shm")
@@ -65,7 +65,9 @@ class Region:
 
     def _too_short(self) -> InvalidInput:
         size = os.fstat(self._file).st_size
-        return InvalidInput(f"the file of region {self.name!r}, {self.key!r}, was cut to {size} bytes; register it again")
+        return InvalidInput(
+            f"the file of region {self.name!r}, {self.key!r}, was cut to {size} bytes; register it again"
+        )
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,7 @@ class Regions:
 
     async def write(self, place: Place, data: bytes) -> None:
         """Puts an answer there, which must fit."""
-        if len(data) > place.size:
-            raise InvalidInput(
-                f"the answer has {len(data)} bytes; {SIZE!r} leaves {place.size} of region {place.region.name[:64]!r}"
-            )
+        fits(place, len(data))
         if len(data) <= _AT_ONCE:
             place.region.write(place.offset, data)
         else:
@@ -158,6 +157,26 @@ class Regions:
             there = ", ".join(repr(known[:64]) for known in sorted(self._regions)[:10]) or "none"
             raise UnknownRegion(f"no shared memory region {name[:64]!r} is registered; there is {there}")
         return self._regions[name]
+
+
+def place(given: parameters.Parameters, regions: Regions | None) -> Place | None:
+    """Where a tensor's parameters say that it lies; None: not in shared memory.
+
+    regions: what is registered; where it is None, whoever names a region is told that there is no shared memory.
+    """
+    if REGION not in given:
+        return None
+    if regions is None:
+        raise Unsupported("this server has no shared memory: it was not started with --shared-memory")
+    return regions.place(given)
+
+
+def fits(place: Place, size: int) -> None:
+    """InvalidInput where an answer of so many bytes is more than its place can hold."""
+    if size > place.size:
+        raise InvalidInput(
+            f"the answer has {size} bytes; {SIZE!r} leaves {place.size} of region {place.region.name[:64]!r}"
+        )
 
 
 def _open(key: str) -> int:
