@@ -25,11 +25,11 @@ class MemoryService:
             "SystemSharedMemoryUnregister": self.unregister,
         }
 
-    async def status(self, message: bytes, call: Call) -> bytes:
+    async def status(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.SystemSharedMemoryStatusRequest, message)
         response = pb.SystemSharedMemoryStatusResponse()
-        for region in self._there(call).known(request.name):
+        for region in self._there("SystemSharedMemoryStatus").known(request.name):
             response.regions[region.name].CopyFrom(
                 pb.SystemSharedMemoryStatusResponse.RegionStatus(
                     name=region.name, key=region.key, offset=region.offset, byte_size=region.byte_size
@@ -37,19 +37,19 @@ class MemoryService:
             )
         return response.SerializeToString()
 
-    async def register(self, message: bytes, call: Call) -> bytes:
+    async def register(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.SystemSharedMemoryRegisterRequest, message)
-        self._there(call).register(request.name, request.key, request.offset, request.byte_size)
+        self._there("SystemSharedMemoryRegister").register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse().SerializeToString()
 
-    async def unregister(self, message: bytes, call: Call) -> bytes:
+    async def unregister(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
         request = parse(pb.SystemSharedMemoryUnregisterRequest, message)
-        self._there(call).unregister(request.name)
+        self._there("SystemSharedMemoryUnregister").unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse().SerializeToString()
 
-    def _there(self, call: Call) -> Regions:
+    def _there(self, method: str) -> Regions:
         if self.regions is None:
-            raise Unsupported(f"this server has no {call.method}: it was not started with --shared-memory")
+            raise Unsupported(f"this server has no {method}: it was not started with --shared-memory")
         return self.regions

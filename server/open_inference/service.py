@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
 from server import checks
 from server.config import Config
-from server.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
 from server.open_inference import answers, describe, parameters, tensors
 from server.open_inference.memory import MemoryService
@@ -52,7 +51,7 @@ class OpenInferenceService:
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
             **self.memory.unary(),
-            **dict.fromkeys(ABSENT, self.absent),
+            **{method: _absent(method) for method in ABSENT},
         }
 
     async def server_live(self, message: bytes, _call: Call) -> bytes:
@@ -79,6 +78,7 @@ class OpenInferenceService:
         parse(pb.ServerMetadataRequest, message)
         extensions = EXTENSIONS + (CONTROL if self._config.allow_control else ())
         extensions += (MEMORY,) if self._config.shared_memory else ()
+        extensions += ("binary_tensor_data",) if self._config.http_port >= 0 else ()
         response = pb.ServerMetadataResponse(name="topclass", version=topclass.__version__, extensions=extensions)
         return response.SerializeToString()
 
@@ -134,10 +134,6 @@ class OpenInferenceService:
         await self._repository.unload(name)
         return pb.RepositoryModelUnloadResponse().SerializeToString()
 
-    async def absent(self, _message: bytes, call: Call) -> bytes:
-        """What the field's servers have and this one has not."""
-        raise Unsupported(f"this server has no {call.method}, nor anything of GPUs' memory, trace or log settings")
-
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
         return (await self.infer(*tensors.read_request(message), call)).SerializeToString()
@@ -153,6 +149,7 @@ class OpenInferenceService:
         priority = parameters.priority(request.parameters)
         deadline = min(call.deadline, parameters.deadline(request.parameters))
         rows = await tensors.rows(request, given, served.model.input, self._config, regions)
+        del given  # the lists of a JSON document take many times the memory of the array
         served.model.check(rows)
         answers.check(want, len(rows), served)
         queued = time.perf_counter()
@@ -206,8 +203,13 @@ class OpenInferenceService:
         return reply.SerializeToString()
 
     def _find(self, name: str, version: str) -> Served:
-        if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
-            raise InvalidInput(
-                f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
-            )
-        return self._repository.find(name, int(version or 0))
+        return self._repository.find(name, checks.version(version))
+
+
+def _absent(method: str) -> Unary:
+    """What the field's servers have and this one has not."""
+
+    async def answer(_message: bytes, _call: Call) -> bytes:
+        raise Unsupported(f"this server has no {method}, nor anything of GPUs' memory, trace or log settings")
+
+    return answer

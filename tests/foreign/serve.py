@@ -1,6 +1,7 @@
-"""Serves small models on free ports while a command runs: python -m tests.foreign.serve -- COMMAND …; its status is ours.
+"""Serves small models while a command runs: python -m tests.foreign.serve -- COMMAND …; its status is ours.
 
-The command finds the addresses in TOPCLASS_SERVER (gRPC) and TOPCLASS_HTTP. It may have another environment than the server.
+The command finds the addresses in TOPCLASS_SERVER (gRPC) and TOPCLASS_HTTP. Its environment may be another than the
+server's.
 """
 
 from __future__ import annotations
