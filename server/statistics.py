@@ -48,6 +48,7 @@ class Statistics:
     def moved(self, input_seconds: float, output_seconds: float) -> None:
         """An answered request took so long to become an array, and its answer so long to become a message."""
         self.moves += 1
+        self.seconds += input_seconds + output_seconds
         self.input_seconds += input_seconds
         self.output_seconds += output_seconds
 

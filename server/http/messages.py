@@ -134,11 +134,10 @@ async def write(response: pb.ModelInferResponse, binary: bool) -> Response:
     outputs, behind = list[dict[str, Any]](), list[bytes]()
     for output in response.outputs:
         said: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-        if shared_memory.REGION in output.parameters:
-            outputs.append(said | {"parameters": {name: plain(value) for name, value in output.parameters.items()}})
-            continue
         raw = next(raws, None)
-        if raw is not None and binary:
+        if shared_memory.REGION in output.parameters:
+            pass  # Triton says no more of it, and its C++ client takes any parameters for those of binary data
+        elif raw is not None and binary:
             said["parameters"] = {"binary_data_size": len(raw)}
             behind.append(raw)
         else:

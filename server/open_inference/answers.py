@@ -65,12 +65,16 @@ def check(want: Wanted, rows: int, served: Served) -> None:
 
 
 async def put_away(response: pb.ModelInferResponse, want: Wanted, regions: Regions | None) -> None:
-    """Moves the answer to where in shared memory it is wanted, if it is."""
+    """Moves the answer to where in shared memory it is wanted, if it is; its entry among the raw ones stays, empty.
+
+    Triton keeps that entry too, and its C++ client crashes without it.
+    """
     if not want.place or not regions:
         return
     [output] = response.outputs
-    data = response.raw_output_contents.pop()
+    [data] = response.raw_output_contents
     await regions.write(want.place, data)
+    response.raw_output_contents[:] = [b""]
     output.parameters[shared_memory.REGION].string_param = want.place.region.name
     output.parameters[shared_memory.SIZE].int64_param = len(data)
     if want.place.offset:
