@@ -69,8 +69,8 @@ class Config:
     # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
     max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
     max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)
-    # A list of numbers takes up to thirty times its bytes of JSON while it is read; who has more sends them raw.
-    max_json_bytes: int = _setting(16 * MIB, "most bytes of one JSON document", low=1024, high=2**31 - 1)
+    # Lists take up to thirty times their bytes of JSON, and hold everybody up while they are read: numbers go as bytes.
+    max_json_bytes: int = _setting(8 * MIB, "most bytes of one JSON document", low=1024, high=2**31 - 1)
     # Enough for a phone; and nobody holds a connection and its memory by sending a byte now and then.
     body_seconds: float = _setting(10.0, "a body over HTTP may take so long, and a second more for each 64 KiB", low=0)
     # Twice the largest request: one may be computed while another waits.

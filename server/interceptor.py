@@ -106,7 +106,10 @@ class Interceptor:
         except Exception as error:
             fault = told(error, call)
             status = fault.code.name
-            await tell(fault)
+            try:
+                await tell(fault)
+            finally:
+                del fault  # its trace leads here: a cycle that would keep the request in memory for long
         finally:
             self.in_progress -= 1
             self._idle.set()

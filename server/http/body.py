@@ -45,18 +45,18 @@ async def read(headers: Headers, receive: Receive, config: Config) -> bytearray:
         if "expect" not in headers:
             await _throw_away(receive)
         raise _too_large(most)
-    body = Body(bytearray(), time.monotonic())
+    body, more = Body(bytearray(), time.monotonic()), True
     try:
-        while await _more(receive, body, config.body_seconds):
-            if len(body.content) > most:
-                break
+        while more and len(body.content) <= most:
+            more = await _more(receive, body, config.body_seconds)
     except TimeoutError as error:
         raise TooSlow(
             f"the body came too slowly: {len(body.content)} bytes in {time.monotonic() - body.started:.1f} s; it may "
             f"take {config.body_seconds:g} s, and a second more for each {SLOWEST} bytes"
         ) from error
     if len(body.content) > most:
-        await _throw_away(receive)
+        if more:
+            await _throw_away(receive)
         raise _too_large(most)
     if encoding == "identity":
         return body.content

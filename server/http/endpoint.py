@@ -90,3 +90,4 @@ async def _unless_gone(answer: Coroutine[Any, Any, Response], gone: Awaitable[An
     finally:
         working.cancel()
         leaving.cancel()
+        del working, leaving  # a fault's trace leads here, and the task to the fault: a cycle

@@ -8,6 +8,7 @@ from typing import Any
 import topclass
 from server.http.classify import QUERY
 from server.http.endpoint import Operation
+from server.http.faults import OF_BODY, STATUS
 
 Json = dict[str, Any]
 
@@ -165,6 +166,8 @@ _REFUSED = {
     "503": "Not ready, or stopping.",
     "504": "The timeout passed before the request was computed.",
 }
+
+STATUSES = frozenset(STATUS.values()) | frozenset(OF_BODY.values())
 
 
 def document(operations: Sequence[Operation]) -> Json:

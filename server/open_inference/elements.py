@@ -39,11 +39,8 @@ async def typed(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype) 
 
 
 async def listed(data: list[Any], dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
-    """The array in lists of JSON, nested as the shape says or flat; InvalidInput where they do not fit it."""
+    """The array in lists of JSON that are not empty, nested as the shape says or flat; InvalidInput where not."""
     wanted = checks.elements(shape)
-    if not wanted:
-        _check_count(len(data), wanted, dtype, shape)
-        return checks.shaped(b"", dtype, shape)
     if wanted <= _STEP:
         return _of_lists(data, wanted, dtype, shape)
     return await asyncio.to_thread(_of_lists, data, wanted, dtype, shape)
@@ -51,38 +48,44 @@ async def listed(data: list[Any], dtype: np.dtype, shape: Sequence[int]) -> np.n
 
 def _of_lists(data: list[Any], wanted: int, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
     flat = _flat(data, dtype, shape)
+    _check_count(len(flat), wanted, dtype, shape)  # first: what follows looks at each of them
     kinds = set(map(type, flat))
     if wrong := kinds - ({int} if dtype == np.uint8 else {int, float}):
         first = next(value for value in flat if type(value) in wrong)
         what = repr(first) if isinstance(first, float) else _KINDS[type(first)]
         raise InvalidInput(f"the tensor holds {what}; {_takes(dtype)}")
-    _check_count(len(flat), wanted, dtype, shape)
-    # JSON's numbers are of any size: too large a float becomes infinite, which no model takes.
-    with np.errstate(over="ignore"):
-        array = np.array(flat, np.float64 if float in kinds or dtype != np.uint8 else None)
-        _check_range(array, dtype)
-        return array.astype(dtype).reshape(shape)
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which no model takes
+            array = np.array(flat, None if dtype == np.uint8 else dtype)
+    except OverflowError as error:
+        raise InvalidInput(f"the tensor holds a number of hundreds of digits; {_takes(dtype)}") from error
+    _check_range(array, dtype)
+    return array.astype(dtype, copy=False).reshape(shape)
 
 
 def _flat(data: list[Any], dtype: np.dtype, shape: Sequence[int]) -> list[Any]:
-    """The elements of nested lists, each of the length that the shape says; a flat list as it is."""
-    if not data or type(data[0]) is not list:
+    """The elements of nested lists, each as long as the shape says; a flat list as it is."""
+    if type(data[0]) is not list:
         return data
-    found = [len(data)]
-    for _ in shape[1:]:
-        if set(map(type, data)) != {list}:
-            other = next(value for value in data if type(value) is not list)
-            raise InvalidInput(f"the tensor holds {_KINDS.get(type(other), 'a number')} beside lists; {_takes(dtype)}")
-        [length, *others] = sorted(set(map(len, data)))
-        if others:
-            raise InvalidInput(f"the tensor's lists have {length} and {others[0]} elements; all must have as many")
-        found.append(length)
-        data = list(chain.from_iterable(data))
+    if len(data) != shape[0]:
+        raise _other_length(len(data), 0, shape)
+    for depth, length in enumerate(shape[1:], 1):
         if not data or type(data[0]) is not list:
             break
-    if found != list(shape):
-        raise InvalidInput(f"the tensor's lists have shape {found}; the request says {list(shape)}")
+        for each in data:
+            if type(each) is not list:
+                what = _KINDS.get(type(each), "a number")
+                raise InvalidInput(f"the tensor holds {what} beside lists; {_takes(dtype)}")
+            if len(each) != length:
+                raise _other_length(len(each), depth, shape)
+        data = list(chain.from_iterable(data))
     return data
+
+
+def _other_length(found: int, depth: int, shape: Sequence[int]) -> InvalidInput:
+    return InvalidInput(
+        f"a list of the tensor has {found} elements, {depth} deep; shape {list(shape)} has {shape[depth]} there"
+    )
 
 
 def _takes(dtype: np.dtype) -> str:

@@ -101,9 +101,9 @@ async def _array(tensor: pb.ModelInferRequest.InferInputTensor, given: Given) ->
     dtype, shape = DATATYPES[tensor.datatype], list(tensor.shape)
     if tensor.contents.ByteSize():
         return await elements.typed(tensor, dtype)
-    if isinstance(given, list):
+    if isinstance(given, list) and given:
         return await elements.listed(given, dtype, shape)
-    return checks.shaped(given, dtype, shape)
+    return checks.shaped(given or b"", dtype, shape)
 
 
 def _only_input(request: pb.ModelInferRequest, spec: InputSpec) -> pb.ModelInferRequest.InferInputTensor:
