@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from server.errors import InvalidInput
 from server.http import documents, messages
-from server.http.documents import Documents, field, plain
+from server.http.documents import Documents, field, plain, what
 from server.http.endpoint import Arrived, Handler, Operation
 from server.interceptor import Call, Unary
 from server.open_inference.stubs import grpc_service_pb2 as pb
@@ -86,7 +86,8 @@ class MemoryRoutes:
 
 
 def _uint64(document: dict[str, Any], name: str) -> int:
-    value: int = field(document, name, int, 0)
-    if not 0 <= value < _UINT64:
-        raise InvalidInput(f"{name!r} is {value}; it must be from 0 to {_UINT64 - 1}")
+    value = document.get(name, 0)
+    if type(value) is not int or not 0 <= value < _UINT64:
+        shown = value if type(value) in (int, float) else what(value)
+        raise InvalidInput(f"{name!r} is {shown}; it must be a whole number from 0 to {_UINT64 - 1}")
     return value
