@@ -149,6 +149,6 @@ async def _fault(request: Request, error: Exception) -> Response:
     allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
     words = {
         404: f"no {request.url.path[:200]!r} here; GET /docs or /openapi.json lists what there is",
-        405: f"{request.method[:20]} is not possible here; {allowed} is",
+        405: f"{request.method[:20]} is not possible here; {allowed or 'GET'} is",
     }
     return JSONResponse({"error": words.get(error.status_code, error.detail)}, error.status_code, error.headers)

@@ -33,7 +33,7 @@ class ClassifyRoutes:
     def operations(self) -> list[Operation]:
         """All of them."""
         model = "/v1/models/{model}"
-        starts = (f"{model}/versions/{{version}}", f"{model}/aliases/{{alias}}", model)
+        starts = (model, f"{model}/versions/{{version}}", f"{model}/aliases/{{alias}}")
         return [Operation("POST", f"{start}:classify", "Classify", self._classify) for start in starts]
 
     async def _classify(self, arrived: Arrived, call: Call) -> Response:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from starlette.responses import Response
 
+from server.errors import NotAllowed
 from server.http import documents, messages
 from server.http.documents import Documents, field, plain
 from server.http.endpoint import Arrived, Operation
@@ -114,16 +115,22 @@ class OpenInferenceRoutes:
         return documents.response(plain(found)["models"])
 
     async def _load(self, arrived: Arrived, call: Call) -> Response:
-        given = messages.parameter_map(await self._document(arrived))
+        given = await self._control(arrived)
         asked = pb.RepositoryModelLoadRequest(model_name=arrived.path["model"], parameters=given)
         await self._ask(pb.RepositoryModelLoadResponse, "RepositoryModelLoad", asked, call)
         return documents.response({})
 
     async def _unload(self, arrived: Arrived, call: Call) -> Response:
-        given = messages.parameter_map(await self._document(arrived))
+        given = await self._control(arrived)
         asked = pb.RepositoryModelUnloadRequest(model_name=arrived.path["model"], parameters=given)
         await self._ask(pb.RepositoryModelUnloadResponse, "RepositoryModelUnload", asked, call)
         return documents.response({})
+
+    async def _control(self, arrived: Arrived) -> Mapping[str, pb.ModelRepositoryParameter]:
+        """The parameters of a wish to load or unload; NotAllowed where a browser brings it from somebody else's page."""
+        if arrived.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise NotAllowed("a page of another site may not load or unload models here")
+        return messages.parameter_map(await self._document(arrived))
 
     async def _document(self, arrived: Arrived) -> dict[str, Any]:
         """The object in a body that may be left out."""

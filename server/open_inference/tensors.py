@@ -91,8 +91,9 @@ async def rows(
         raise InvalidInput(f"the request has 1 input and {len(given)} raw_input_contents; it must have one of each")
     if place and regions:
         checks.fits(place.size, DATATYPES[tensor.datatype], tensor.shape)  # before anything is copied
-        given = [memoryview(await regions.read(place))]
-    array = await _array(tensor, given[0] if given else memoryview(b""))
+        array = await _array(tensor, memoryview(await regions.read(place)))
+    else:
+        array = await _array(tensor, given[0] if given else memoryview(b""))
     checks.count(config, len(array))
     return array
 
@@ -103,7 +104,7 @@ async def _array(tensor: pb.ModelInferRequest.InferInputTensor, given: Given) ->
         return await elements.typed(tensor, dtype)
     if isinstance(given, list) and given:
         return await elements.listed(given, dtype, shape)
-    return checks.shaped(given or b"", dtype, shape)
+    return checks.shaped(given if isinstance(given, memoryview) else b"", dtype, shape)
 
 
 def _only_input(request: pb.ModelInferRequest, spec: InputSpec) -> pb.ModelInferRequest.InferInputTensor:

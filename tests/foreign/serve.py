@@ -27,6 +27,7 @@ def main(command: list[str]) -> int:
         models.put(repository, "pets", 1, models.with_card(models.classifier()))
         models.put(repository, "photos", 1, models.with_card(models.classifier((8, 6, 3)), golden=None))
         models.put(repository, "digits-mlp", 1, models.classifier((28, 28), classes=10))
+        (repository / "digits-mlp" / "aliases.json").write_text('{"champion": 1}')
         flags = ["--models", str(repository), "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready)]
         server = subprocess.Popen([sys.executable, "-m", "server", *flags, "--allow-control", "--shared-memory"])
         try:

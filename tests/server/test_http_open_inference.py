@@ -341,6 +341,13 @@ def test_models_are_loaded_and_unloaded_where_that_is_allowed(repository: Path, 
     assert ask(server, "/v2/repository/models/cars/load", b"").status == 404
 
 
+def test_pages_of_other_sites_load_and_unload_nothing(repository: Path, serve: Serve) -> None:
+    """A browser says where a request comes from; only the server's own page may, and what is no browser."""
+    server = serve(models=repository, http_port=0, allow_control=True)
+    for site, status in (("cross-site", 409), ("same-site", 409), ("same-origin", 200), ("none", 200)):
+        assert ask(server, "/v2/repository/models/pets/load", b"", {"sec-fetch-site": site}).status == status
+
+
 def test_without_allow_control_nothing_is_loaded(server: LiveServer) -> None:
     """409, in the words of gRPC."""
     reply = ask(server, "/v2/repository/models/pets/unload", b"")
