@@ -10,7 +10,7 @@ from starlette.responses import Response
 from server.errors import InvalidInput
 from server.http import documents, messages
 from server.http.documents import Documents, field, plain, what
-from server.http.endpoint import Arrived, Handler, Operation
+from server.http.endpoint import Arrived, Handler, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
 from server.open_inference.stubs import grpc_service_pb2 as pb
 
@@ -63,6 +63,7 @@ class MemoryRoutes:
         return documents.response([plain(regions[name]) for name in sorted(regions)])
 
     async def _register(self, arrived: Arrived, call: Call) -> Response:
+        refuse_other_sites(arrived, "register shared memory")
         document = messages.an_object(await self._reader.read(arrived.body), "the body")
         asked = pb.SystemSharedMemoryRegisterRequest(
             name=arrived.path["region"],
@@ -74,6 +75,7 @@ class MemoryRoutes:
         return documents.response({})
 
     async def _unregister(self, arrived: Arrived, call: Call) -> Response:
+        refuse_other_sites(arrived, "unregister shared memory")
         asked = pb.SystemSharedMemoryUnregisterRequest(name=arrived.path.get("region", ""))
         await self._methods["SystemSharedMemoryUnregister"](asked.SerializeToString(), call)
         return documents.response({})

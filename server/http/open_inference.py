@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from starlette.responses import Response
 
-from server.errors import NotAllowed
 from server.http import documents, messages
 from server.http.documents import Documents, field, plain
-from server.http.endpoint import Arrived, Operation
+from server.http.endpoint import Arrived, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
 from server.open_inference.service import OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as pb
@@ -127,9 +126,8 @@ class OpenInferenceRoutes:
         return documents.response({})
 
     async def _control(self, arrived: Arrived) -> Mapping[str, pb.ModelRepositoryParameter]:
-        """The parameters of a wish to load or unload; NotAllowed where a browser brings it from somebody else's page."""
-        if arrived.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise NotAllowed("a page of another site may not load or unload models here")
+        """The parameters of a wish to load or unload."""
+        refuse_other_sites(arrived, "load or unload models")
         return messages.parameter_map(await self._document(arrived))
 
     async def _document(self, arrived: Arrived) -> dict[str, Any]:

@@ -122,6 +122,13 @@ def test_what_is_absent_is_501(memory: LiveServer, method: str, path: str, name:
     assert (reply.status, reply.error.startswith(f"this server has no {name}, nor anything of")) == (501, True)
 
 
+@pytest.mark.parametrize("path", [f"{REGION}/register", f"{REGION}/unregister", "/v2/systemsharedmemory/unregister"])
+def test_a_page_of_another_site_may_change_nothing(memory: LiveServer, path: str) -> None:
+    """What a browser says to come from elsewhere is refused before its body is looked at."""
+    reply = ask(memory, path, b"rubbish", {"sec-fetch-site": "cross-site"})
+    assert (reply.status, "a page of another site may not" in reply.error) == (409, True)
+
+
 def test_without_the_setting_it_is_501(repository: Path, serve: Callable[..., LiveServer]) -> None:
     """With the flag that would make it."""
     server = serve(models=repository, http_port=0)
