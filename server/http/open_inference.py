@@ -12,6 +12,7 @@ from server.http import documents, messages
 from server.http.documents import Documents, field, plain
 from server.http.endpoint import Arrived, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
+from server.open_inference import shared_memory
 from server.open_inference.service import OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as pb
 
@@ -64,6 +65,8 @@ class OpenInferenceRoutes:
             asked = messages.of_bytes(arrived.body, metadata, version)
         else:
             asked = await messages.read(arrived.body, length, self._reader, model, version)
+        if shared_memory.used(asked.request):
+            refuse_other_sites(arrived, "use shared memory")
         given = asked.given[:]
         asked.given.clear()  # that nobody holds lists of JSON while the rows wait
         return await messages.write(await self._service.infer(asked.request, given, call), asked.binary)
