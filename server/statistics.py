@@ -9,7 +9,6 @@ import numpy as np
 
 from server.lanes import Answer, Compute
 
-
 MOST_SIZES = 1024  # of batches that are told apart: as many as --max-batch-rows has, unless somebody raises it
 
 

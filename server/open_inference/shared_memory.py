@@ -174,7 +174,8 @@ def place(given: parameters.Parameters, regions: Regions | None) -> Place | None
 
 def used(request: pb.ModelInferRequest) -> bool:
     """True if a tensor of the request is said to lie in shared memory."""
-    return any(REGION in tensor.parameters for tensor in (*request.inputs, *request.outputs))
+    given = (*(tensor.parameters for tensor in request.inputs), *(tensor.parameters for tensor in request.outputs))
+    return any(REGION in parameters for parameters in given)
 
 
 def fits(place: Place, size: int) -> None:
