@@ -13,7 +13,7 @@ from server.http.documents import Documents, field, plain
 from server.http.endpoint import Arrived, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
 from server.open_inference import shared_memory
-from server.open_inference.service import OpenInferenceService
+from server.open_inference.service import ABSENT, OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as pb
 
 R = TypeVar("R", bound=Message)
@@ -51,6 +51,31 @@ class OpenInferenceRoutes:
             Operation("POST", "/v2/repository/models/{model}/load", "RepositoryModelLoad", self._load),
             Operation("POST", "/v2/repository/models/{model}/unload", "RepositoryModelUnload", self._unload),
         ]
+
+    def absent(self) -> list[Operation]:
+        """What the field's servers have and this one has not: told so in the words of gRPC, and described nowhere."""
+        memory = [
+            ("GET" if what == "status" else "POST", f"/v2/{kind}sharedmemory{region}/{what}", name)
+            for kind, start in (("system", "System"), ("cuda", "Cuda"))
+            for what in ("status", "register", "unregister")
+            if (name := f"{start}SharedMemory{what.title()}") in ABSENT
+            for region in ("", "/region/{region}")
+        ]
+        settings = [
+            (verb, path, name)
+            for path, name in (
+                ("/v2/trace/setting", "TraceSetting"),
+                (f"{_MODEL}/trace/setting", "TraceSetting"),
+                ("/v2/logging", "LogSettings"),
+            )
+            if name in ABSENT
+            for verb in ("GET", "POST")
+        ]
+        return [Operation(verb, path, name, self._absent) for verb, path, name in memory + settings]
+
+    async def _absent(self, _arrived: Arrived, call: Call) -> Response:
+        await self._service.absent(b"", call)
+        raise AssertionError("it raises")
 
     async def _ask(self, kind: type[R], method: str, request: Message, call: Call) -> R:
         return kind.FromString(await self._methods[method](request.SerializeToString(), call))
