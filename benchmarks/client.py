@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from benchmarks import load
+from benchmarks import load, process
 from server.lanes import Answer
 from server.wire import ResponseWriter
 from tests import models
@@ -269,10 +269,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     held = True
-    busy = load.foreign_load()
+    busy = process.foreign_load()
     with tempfile.TemporaryDirectory() as folder:
         models.put(Path(folder), "mlp", 1, models.classifier((28, 28), classes=CLASSES))
-        with load.server(Path(folder)) as server:
+        with process.server(Path(folder)) as server:
             check(server.address)
             for title, count, ways, floor in PARTS:
                 seen: list[list[Seen]] = [[] for _ in ways]
@@ -293,7 +293,7 @@ def main() -> int:
         if count == LARGE and "one length" in what and library < READ_FLOOR * ours:
             held = False
             print(f"  NOT held: at least {READ_FLOOR:g} times")
-    print(f"{load.machine()}; {busy:.2f} processors busy with other things before")
+    print(f"{process.machine()}; {busy:.2f} processors busy with other things before")
     print("held" if held else "NOT held")
     return 0 if held else 1
 
