@@ -40,13 +40,18 @@ def control(config: Config, method: str, model: str) -> None:
 
 def shaped(data: memoryview | bytes, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
     """The array in these little-endian bytes, without a copy; InvalidInput where they do not fit together."""
-    wanted = dtype.itemsize * elements(shape)
-    if len(data) != wanted:
-        raise InvalidInput(f"the tensor holds {len(data)} bytes; {dtype.name} of shape {list(shape)} takes {wanted}")
+    fits(len(data), dtype, shape)
     try:
         return np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # an empty batch of enormous rows
         raise InvalidInput(f"no array has shape {list(shape)}") from error
+
+
+def fits(size: int, dtype: np.dtype, shape: Sequence[int]) -> None:
+    """InvalidInput where so many bytes are not a tensor of that shape."""
+    wanted = dtype.itemsize * elements(shape)
+    if size != wanted:
+        raise InvalidInput(f"the tensor holds {size} bytes; {dtype.name} of shape {list(shape)} takes {wanted}")
 
 
 def elements(shape: Sequence[int]) -> int:

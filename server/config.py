@@ -54,6 +54,10 @@ class Config:
     watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never, as --watch off", low=0)
     # Off, because whoever may call Predict could stop it for all.
     allow_control: bool = _setting(False, "let callers load and unload models: LoadModel, UnloadModel")
+    # Off: clients made for one server of the field cannot read another's field of that number. ModelConfig has it, too.
+    metadata_properties: bool = _setting(False, "put labels, sha256 and provider into ModelMetadata's properties, too")
+    # Off, as in Triton: whoever may call could read and write every file in /dev/shm that this server can.
+    shared_memory: bool = _setting(False, "take and give tensors in files of /dev/shm that callers register")
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
     # Off: pinned workers cannot step aside when something else takes their processor.
@@ -140,6 +144,8 @@ def checked(config: Config) -> Config:
         raise ConfigError("tls_client_ca needs tls_certificate and tls_key: callers' certificates come over TLS")
     if config.allow_control and config.processes > 1:
         raise ConfigError("allow_control goes with processes = 1 only: LoadModel would reach one process of several")
+    if config.shared_memory and config.processes > 1:
+        raise ConfigError("shared_memory goes with processes = 1 only: a region would be known to one of several")
     if config.grpc_port and config.grpc_port == config.http_port:
         raise ConfigError(f"grpc_port and http_port are both {config.grpc_port}; they must differ")
     if config.max_queue_rows < config.max_request_rows:

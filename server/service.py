@@ -62,9 +62,14 @@ class InferenceService:
             )
         if request.priority > LOWEST_PRIORITY:
             raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
+        started = time.perf_counter()
         rows = await self._rows(request, data, served, call)
+        queued = time.perf_counter()
         answer = await served.submit(rows, call.deadline, request.priority, call.trace)
-        return served.writer.write(answer, request)
+        computed = time.perf_counter()
+        response = served.writer.write(answer, request)
+        served.statistics.moved(queued - started, time.perf_counter() - computed)
+        return response
 
     async def predict_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Replies come as they are ready; when the caller leaves, what is unfinished is dropped."""

@@ -13,6 +13,7 @@ from server.http import documents, openapi, page
 from server.http.classify import ClassifyRoutes
 from server.http.documents import Documents
 from server.http.endpoint import Endpoint
+from server.http.memory import MemoryRoutes
 from server.http.open_inference import OpenInferenceRoutes
 from server.interceptor import Interceptor, Unary
 from server.open_inference.service import OpenInferenceService
@@ -30,6 +31,7 @@ def routes(
     reader = Documents(config.max_json_bytes)
     field = OpenInferenceRoutes(open_inference, methods, reader)
     operations = [*ClassifyRoutes(service, reader, config).operations(), *field.operations()]
+    operations += MemoryRoutes(methods, reader).operations()
     document = openapi.document(operations)
     text = page.html(document)
 

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from server.errors import InvalidInput
 from server.http import documents
-from server.http.documents import Documents, field, what
-from server.open_inference import parameters
+from server.http.documents import Documents, field, plain, what
+from server.open_inference import parameters, shared_memory
 from server.open_inference.stubs import grpc_service_pb2 as pb
 from server.open_inference.tensors import DATATYPES, Given
 
@@ -142,7 +142,9 @@ def _written(response: pb.ModelInferResponse, binary: bool) -> Response:
     for output in response.outputs:
         said: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
         raw = next(raws, None)
-        if raw is not None and binary:
+        if shared_memory.REGION in output.parameters:
+            pass  # Triton says no more of it, and its C++ client takes any parameters for those of binary data
+        elif raw is not None and binary:
             said["parameters"] = {"binary_data_size": len(raw)}
             behind.append(raw)
         else:
@@ -151,7 +153,7 @@ def _written(response: pb.ModelInferResponse, binary: bool) -> Response:
     document: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         document["id"] = response.id
-    document |= {"parameters": {name: documents.plain(value) for name, value in sorted(response.parameters.items())}}
+    document |= {"parameters": {name: plain(value) for name, value in sorted(response.parameters.items())}}
     document["outputs"] = outputs
     head = documents.write(document)
     if not behind:

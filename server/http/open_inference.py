@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from starlette.responses import Response
 
-from server.errors import NotAllowed
 from server.http import documents, messages
 from server.http.documents import Documents, field, plain
-from server.http.endpoint import Arrived, Operation
+from server.http.endpoint import Arrived, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
+from server.open_inference import shared_memory
 from server.open_inference.service import ABSENT, OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as pb
 
@@ -90,6 +90,8 @@ class OpenInferenceRoutes:
             asked = messages.of_bytes(arrived.body, metadata, version)
         else:
             asked = await messages.read(arrived.body, length, self._reader, model, version)
+        if shared_memory.used(asked.request):
+            refuse_other_sites(arrived, "use shared memory")
         given = asked.given[:]
         asked.given.clear()  # that nobody holds lists of JSON while the rows wait
         return await messages.write(await self._service.infer(asked.request, given, call), asked.binary)
@@ -120,7 +122,10 @@ class OpenInferenceRoutes:
 
     async def _metadata(self, arrived: Arrived, call: Call) -> Response:
         asked = pb.ModelMetadataRequest(**_named(arrived))
-        return documents.response(plain(await self._ask(pb.ModelMetadataResponse, "ModelMetadata", asked, call)))
+        found = plain(await self._ask(pb.ModelMetadataResponse, "ModelMetadata", asked, call))
+        if not found["properties"]:
+            del found["properties"]
+        return documents.response(found)
 
     async def _model_config(self, arrived: Arrived, call: Call) -> Response:
         asked = pb.ModelConfigRequest(**_named(arrived))
@@ -149,9 +154,8 @@ class OpenInferenceRoutes:
         return documents.response({})
 
     async def _control(self, arrived: Arrived) -> Mapping[str, pb.ModelRepositoryParameter]:
-        """The parameters of a wish to load or unload; NotAllowed where a browser brings it from another's page."""
-        if arrived.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise NotAllowed("a page of another site may not load or unload models here")
+        """The parameters of a wish to load or unload."""
+        refuse_other_sites(arrived, "load or unload models")
         return messages.parameter_map(await self._document(arrived))
 
     async def _document(self, arrived: Arrived) -> dict[str, Any]:

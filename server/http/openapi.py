@@ -78,6 +78,7 @@ SCHEMAS: dict[str, Json] = {
 _WHERE: dict[str, tuple[Json, str]] = {
     "model": (_TEXT, "The model's name."),
     "version": (_NUMBER, "Its version; without, the one that answers."),
+    "region": (_TEXT, "The name that a part of shared memory has, or is to have."),
     "alias": (_TEXT, "The name of a version, such as champion."),
     "top_k": (_NUMBER, "So many of the most probable classes, ranked, for each picture."),
     "sha256": (_TEXT, "Answer only if the model file has it; 409 otherwise."),
@@ -132,14 +133,32 @@ _TAKEN: dict[str, tuple[str, str, Json, dict[str, Json]]] = {
         "Unload a model", "Only where the server was started with --allow-control.", _OBJECT,
         {"application/json": _OBJECT},
     ),
+    "SystemSharedMemoryStatus": (
+        "Which shared memory is registered", "This and the two after it only where the server was started with "
+        "--shared-memory. Tensors have the parameters shared_memory_region, _byte_size and _offset.",
+        _many(_of(name=_TEXT, key=_TEXT, offset=_NUMBER, byte_size=_NUMBER)), {},
+    ),
+    "SystemSharedMemoryRegister": (
+        "Name a part of a file in /dev/shm", "The file must be there, and long enough.", _OBJECT,
+        {"application/json": _of("key", "byte_size", key=_TEXT, offset=_NUMBER, byte_size=_NUMBER)},
+    ),
+    "SystemSharedMemoryUnregister": (
+        "Forget a name, or all", "One that is not there is no error.", _OBJECT, {"application/json": _OBJECT},
+    ),
 }  # fmt: skip
-_GROUPS = {"/v1": "Pictures", "/v2/models": "Models", "/v2/repository": "Repository", "/v2": "Server"}
+_GROUPS = {
+    "/v1": "Pictures",
+    "/v2/systemsharedmemory": "Shared memory",
+    "/v2/models": "Models",
+    "/v2/repository": "Repository",
+    "/v2": "Server",
+}
 _REFUSED = {
     "400": "The request is wrong; the words say what was given and what would be right.",
     "401": "This server wants a token.",
     "404": "No such model or version; the words say which there are.",
     "408": "The body came too slowly.",
-    "409": "The model file is another than the one asked for, or this server was not started to do that.",
+    "409": "Another model file than the one asked for, a name that is taken, or no server for that.",
     "413": "The body is too large.",
     "429": "The queue is full; Retry-After says when to come back.",
     "500": "A fault of the server; the words hold the request id that its log has.",
@@ -196,7 +215,10 @@ def _operation(operation: Operation) -> Json:
     }
     if taken:
         content = {kind: {"schema": schema} for kind, schema in taken.items()}
-        found["requestBody"] = {"content": content, "required": not operation.name.startswith("Repository")}
+        found["requestBody"] = {
+            "content": content,
+            "required": not operation.name.startswith("Repository") and not operation.name.endswith("Unregister"),
+        }
     return found
 
 

@@ -13,6 +13,7 @@ from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
 from server.metrics import Metrics
 from server.open_inference import answers, describe, parameters, tensors
+from server.open_inference.memory import MemoryService
 from server.open_inference.stubs import grpc_service_pb2 as pb
 from server.protobuf import delimited
 from server.repository import Repository, Served, State
@@ -21,10 +22,10 @@ from server.service import STREAM_WINDOW, parse
 EXTENSIONS = ("classification", "schedule_policy", "model_configuration", "parameters", "statistics")
 CONTROL = ("model_repository", "model_repository(unload_dependents)")  # nothing here depends on another model
 ABSENT = (
-    "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister",
     "CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister",
     "TraceSetting", "LogSettings",
 )  # fmt: skip
+MEMORY = "system_shared_memory"
 _MANY_TEXTS = 10_000  # classes as text that take so long to write that others should go between
 _FINAL = "triton_enable_empty_final_response"
 
@@ -38,6 +39,7 @@ class OpenInferenceService:
         self, repository: Repository, config: Config, is_ready: Callable[[], bool], metrics: Metrics | None = None
     ):
         self._repository, self._config, self._is_ready, self._metrics = repository, config, is_ready, metrics
+        self.memory = MemoryService(config)
 
     def unary(self) -> dict[str, Unary]:
         """The methods of one request and one reply, but the two that load and unload."""
@@ -51,6 +53,7 @@ class OpenInferenceService:
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
+            **self.memory.unary(),
             **dict.fromkeys(ABSENT, self.absent),
         }
 
@@ -77,6 +80,7 @@ class OpenInferenceService:
         """See the proto. Only what works here is listed."""
         parse(pb.ServerMetadataRequest, message)
         extensions = EXTENSIONS + (CONTROL if self._config.allow_control else ())
+        extensions += (MEMORY,) if self._config.shared_memory else ()
         extensions += ("binary_tensor_data",) if self._config.http_port >= 0 else ()
         response = pb.ServerMetadataResponse(name="topclass", version=topclass.__version__, extensions=extensions)
         return response.SerializeToString()
@@ -86,7 +90,7 @@ class OpenInferenceService:
         request = parse(pb.ModelMetadataRequest, message)
         served = self._find(request.name, request.version)
         versions = [other.version for other in self._repository.ready() if other.name == served.name]
-        return describe.metadata(served, versions).SerializeToString()
+        return describe.metadata(served, versions, self._config).SerializeToString()
 
     async def model_config(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
@@ -136,7 +140,7 @@ class OpenInferenceService:
     async def absent(self, _message: bytes, call: Call) -> bytes:
         """What the field's servers have and this one has not."""
         method = call.method.rpartition("/")[2]
-        raise Unsupported(f"this server has no {method}, nor anything of shared memory, trace or log settings")
+        raise Unsupported(f"this server has no {method}, nor anything of GPUs' memory, trace or log settings")
 
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
@@ -148,17 +152,24 @@ class OpenInferenceService:
         """The answer, whatever transport brought the request. given: see tensors.rows."""
         served = self._find(request.model_name, request.model_version)
         call.model, call.version = served.name, str(served.version)
-        want = answers.wanted(request, served)
+        regions, started = self.memory.regions, time.perf_counter()
+        want = answers.wanted(request, served, regions)
         priority = parameters.priority(request.parameters)
         deadline = min(call.deadline, parameters.deadline(request.parameters))
-        rows = await tensors.rows(request, given, served.model.input, self._config)
+        rows = await tensors.rows(request, given, served.model.input, self._config, regions)
         del given  # the lists of a JSON document take many times the memory of the array
         served.model.check(rows)
-        answers.check(want, len(rows))
+        answers.check(want, len(rows), served)
+        queued = time.perf_counter()
         answer = await served.submit(rows, deadline, priority, call.trace)
+        computed = time.perf_counter()
         if want.texts(len(rows)) > _MANY_TEXTS:
-            return await asyncio.to_thread(answers.write, answer, want, served)
-        return answers.write(answer, want, served)
+            response = await asyncio.to_thread(answers.write, answer, want, served)
+        else:
+            response = answers.write(answer, want, served)
+        await answers.put_away(response, want, regions)
+        served.statistics.moved(queued - started, time.perf_counter() - computed)
+        return response
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Several are in progress at once; when the caller leaves, what is unfinished is dropped."""

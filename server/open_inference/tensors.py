@@ -9,9 +9,10 @@ import numpy as np
 
 from server import checks
 from server.config import Config
-from server.errors import InvalidInput, Unsupported
+from server.errors import InvalidInput
 from server.model import InputSpec
-from server.open_inference import elements
+from server.open_inference import elements, shared_memory
+from server.open_inference.shared_memory import Regions
 from server.open_inference.stubs import grpc_service_pb2 as pb
 from server.protobuf import BYTES, fields
 from server.service import parse
@@ -20,7 +21,6 @@ from server.wire import LARGE
 DATATYPES: dict[str, np.dtype] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(np.float32).newbyteorder("<")}
 # What an input's data came in beside the message: bytes, or the lists of a JSON document.
 Given = memoryview | list[Any]
-SHARED_MEMORY = "shared_memory_region"
 _MOST_FIELDS, _MOST_BESIDE = 1000, 1 << 20  # of a large request: fields, and bytes that are no elements
 _INPUTS, _CONTENTS, _RAW_INPUT_CONTENTS = 5, 5, 7
 
@@ -68,22 +68,32 @@ def datatype(dtype: np.dtype) -> str:
     return next(name for name, known in DATATYPES.items() if known == dtype)
 
 
-async def rows(request: pb.ModelInferRequest, given: Sequence[Given], spec: InputSpec, config: Config) -> np.ndarray:
+async def rows(
+    request: pb.ModelInferRequest, given: Sequence[Given], spec: InputSpec, config: Config, regions: Regions | None
+) -> np.ndarray:
     """The batch [n, …], not yet compared with what the model takes; InvalidInput where the request is not whole.
 
-    given: what came beside the message for each of its inputs, in their order; empty where they are in it.
+    given: what came beside the message for each of its inputs, in their order; empty where they are in it, or in
+    shared memory. regions: what is registered there; None: this server has no shared memory.
     """
     tensor = _only_input(request, spec)
-    if SHARED_MEMORY in tensor.parameters:
-        raise Unsupported("this server has no shared memory: send the tensor itself")
+    place = shared_memory.place(tensor.parameters, regions)
     typed = bool(tensor.contents.ByteSize())
+    if place and (typed or given):
+        raise InvalidInput(
+            "the input lies in shared memory, and the request holds elements too; it may lie in one place"
+        )
     if typed and given:
         raise InvalidInput("the request holds both raw_input_contents and typed contents; it may hold one of them")
     if tensor.datatype not in DATATYPES:
         raise InvalidInput(f"the input is {tensor.datatype[:64]!r}; the model takes {datatype(spec.dtype)}: {spec}")
     if len(given) > 1:
         raise InvalidInput(f"the request has 1 input and {len(given)} raw_input_contents; it must have one of each")
-    array = await _array(tensor, given[0] if given else memoryview(b""))
+    if place and regions:
+        checks.fits(place.size, DATATYPES[tensor.datatype], tensor.shape)  # before anything is copied
+        array = await _array(tensor, memoryview(await regions.read(place)))
+    else:
+        array = await _array(tensor, given[0] if given else memoryview(b""))
     checks.count(config, len(array))
     return array
 

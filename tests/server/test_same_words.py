@@ -145,7 +145,7 @@ def over_grpc(call: Callable[[], object]) -> Told:
 def over_http(server: LiveServer, path: str, body: bytes, headers: dict[str, str]) -> Told:
     """What a request over HTTP is told; its status must be the table's."""
     reply = web.ask(server, path, body, headers)
-    [code] = [code for code, status in STATUS.items() if status == reply.status]
+    code = next(code for code, status in STATUS.items() if status == reply.status)
     return Told(code, reply.error)
 
 
