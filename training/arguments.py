@@ -49,13 +49,10 @@ def parser(recipe: Recipe) -> Parser:
     for knob in knobs.KNOBS:
         if not recipe.offers(knob):
             continue
-        value = "by the data" if knob.name in varied else shown[knob.name]
+        value = "by data" if knob.name in varied else shown[knob.name]
         words = knob.what if "(" in knob.what or value in (None, "") else f"{knob.what} ({value})"
         either: dict[str, Any] = {"nargs": "?", "const": "yes"} if knob.switch else {}
-        metavar = None if knob.switch else knob.metavar
-        if knob.switch:
-            metavar = ""
-        groups[knob.group].add_argument(knob.flag, type=knob.kind, metavar=metavar, help=words, **either)
+        groups[knob.group].add_argument(knob.flag, type=knob.kind, metavar=knob.metavar, help=words, **either)
     return flags
 
 

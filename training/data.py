@@ -132,8 +132,8 @@ def split(name: str, rows: npz.Contents, held_out: HeldOut = USUAL) -> Dataset:
     if rows.test_inputs is not None and rows.test_labels is not None:
         official = Part(rows.test_inputs, rows.test_labels)
     if name in made.WHOLE:
-        notes = ("these rows are all there are: every part is all of them",)
-        return Dataset(name, rows.names, pool, pool, pool, _sha256(rows), rows.features, notes)
+        all_there_is = ("these rows are all there are: every part is all of them",)
+        return Dataset(name, rows.names, pool, pool, pool, _sha256(rows), rows.features, all_there_is)
     if held_out.test_rows is not None:
         pool, test = hold_out(pool, held_out.test_rows / len(pool))
     elif official is not None:

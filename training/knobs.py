@@ -13,6 +13,7 @@ LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary
 OPTIMIZERS = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 """And the learning rate of each where nobody says one."""
 SCHEDULES = ("constant", "cosine", "exponential", "steps")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 ALL = "all"
 """The batch size of batch gradient descent."""
 
@@ -159,16 +160,27 @@ KNOBS = (
     Knob("learning", "patience", "N", from_zero, 5, "stop N epochs after the best one; 0: never"),
     Knob("learning", "augment", "YES", YES_NO, "no", "vary pictures in training: yes or no"),
     Knob("learning", "seed", "N", seed, 0, "of weights, order, dropout", known=True),
-    Knob("machine", "precision", "P", one_of("float32", "mixed_float16", "mixed_bfloat16"), "float32", "or mixed_float16, mixed_bfloat16 (GPU)"),
+    Knob("machine", "precision", "P", one_of(*PRECISIONS), "float32", "float32, mixed_float16 or mixed_bfloat16"),
     Knob("machine", "strategy", "S", one_of("none", "mirrored"), "none", "mirrored: train on every GPU"),
     Knob("run", "name", "NAME", str, None, "of the model (data and network: digits-mlp)", known=True),
     Knob("run", "runs", "DIR", Path, Path("runs"), "where run folders go", known=True),
     Knob("run", "target", "X", accuracy, None, "exit with 1 below this test accuracy (known one)", known=True),
     Knob("run", "seeds", "N", count, 1, "train N times; the verdict is on the median", known=True),
-    Knob("run", "fresh", "YES", YES_NO, "no", "start anew, even if an unfinished run is there", known=True, switch=True),
-    Knob("run", "tensorboard", "YES", YES_NO, "no", "write the curves for TensorBoard, into the run", known=True, switch=True),
+    Knob(
+        "run", "fresh", "YES", YES_NO, "no", "start anew, even if an unfinished run is there", known=True, switch=True
+    ),
+    Knob(
+        "run",
+        "tensorboard",
+        "YES",
+        YES_NO,
+        "no",
+        "write the curves for TensorBoard, into the run",
+        known=True,
+        switch=True,
+    ),
     Knob("run", "mlflow", "YES", YES_NO, "no", "write to MLflow ($MLFLOW_TRACKING_URI)", known=True, switch=True),
-)  # fmt: skip
+)
 GROUPS = {
     "data": "what it learns from",
     "network": "the network",

@@ -26,10 +26,10 @@ Size = tuple[int, int]
 def read(folder: Path, size: Size | None = None, channels: int | None = None) -> Contents:
     """Read FOLDER/CLASS/picture, or FOLDER/train/CLASS/… and FOLDER/test/CLASS/….
 
-    Every picture is made `size` (height, width), stretched as the server stretches the pictures that it is sent; without,
-    they keep their own size where it is one and the same and at most 128 a side, else they get 64x64. With `channels` 1
-    they are made grey, with 3 coloured; without, they are grey only if all of them are. Raises DataError, which names
-    every file that is no picture.
+    Every picture is made `size` (height, width), stretched as the server stretches those that it is sent; without, they
+    keep their own size where it is one and the same and at most 128 a side, else they get 64x64. With `channels` 1 they
+    are made grey, with 3 coloured; without, they are grey only if all of them are. Raises DataError, which names every
+    file that is no picture.
     """
     train, test = folder / "train", folder / "test"
     parted = train.is_dir() and test.is_dir()

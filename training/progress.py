@@ -129,7 +129,7 @@ class Progress:
         return [*self._model.variables, *self._model.optimizer.variables]
 
     def _save(self) -> None:
-        arrays = {f"now{i}": np.asarray(each) for i, each in enumerate(self._variables())}
+        arrays: dict[str, Any] = {f"now{i}": np.asarray(each) for i, each in enumerate(self._variables())}
         arrays |= {f"best{i}": each for i, each in enumerate(self._best_weights)}
         words = {
             "history": self.history,

@@ -25,9 +25,10 @@ def anything(_dataset: Dataset, _options: argparse.Namespace) -> None:
 class Recipe:
     """One network of the table in docs/training.md.
 
-    `knobs` are the flags about the network that it has, by name; `defaults` its values of any flag, and `measured` those
-    for one dataset, among them `target`, the accuracy it is known to reach there. `check` raises DataError or UsageError
-    for what it cannot learn from. `without` names other flags, or groups of them, that mean nothing to it. `train` is its own story, where it has one; else training/story.py trains it.
+    `knobs` are the flags about the network that it has, by name; `without` names other flags, or groups of them, that
+    mean nothing to it. `defaults` are its values of any flag, `measured` those for one dataset, among them `target`,
+    the accuracy it is known to reach there. `check` raises DataError or UsageError for what it cannot learn from.
+    `train` is its own story, where it has one; else training/story.py trains it.
     """
 
     name: str

@@ -42,7 +42,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
     followed = progress.Progress(folder, model, options.patience)
     done = followed.begin()
     if not followed.over and done < options.epochs:
-        with fit.interruptible() as ctrl_c, trackers.callbacks(options, folder, model) as tracked:
+        with fit.interruptible() as ctrl_c, trackers.callbacks(options, folder) as tracked:
             model.fit(
                 rows.dataset(),
                 epochs=options.epochs,
@@ -50,6 +50,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
                 validation_data=feed.validation(dataset.validation, options.loss, neurons),
                 validation_batch_size=1024,
                 callbacks=[*fit.follow(rows, followed), *tracked, ctrl_c],
+                shuffle=False,
                 verbose=fit.verbosity(),
             )
     history = fit.checked(followed.history)
@@ -69,24 +70,21 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
         recipe.id, recipe.script, options, dataset, model, history, validation, test, answers, clock.seconds
     )
     metrics = run.write(folder, result)
-    words = "test accuracy"
     if dataset.official is not None:
         metrics["metrics"]["official_test"] = beside(model, dataset.official, dataset.labels)
-        words = (
-            f"accuracy {metrics['metrics']['official_test']['accuracy']:.2%} of {len(dataset.official):,} official "
-            f"test rows; of {len(dataset.test):,} held-out rows"
-        )
     report.write(folder, result, metrics)
     run.complete(folder, metrics)
     claim.release()
 
     # --------------------------------------------------------------------------------------------------------- verdict
-    return command.verdict(folder, test["accuracy"], options.target, words)
+    return command.verdict(folder, test["accuracy"], options.target)
 
 
 def beside(model: Any, part: data.Part, labels: tuple[str, ...]) -> dict[str, Any]:
     """The figures of the source's own test part, told beside those of the held-out rows."""
-    return evaluate.measure(evaluate.probabilities(model, part.inputs), part.labels, labels)
+    figures = evaluate.measure(evaluate.probabilities(model, part.inputs), part.labels, labels)
+    command.say(f"accuracy {figures['accuracy']:.2%} on the source's own {len(part):,} test rows")
+    return figures
 
 
 def augmentation(recipe: Recipe, dataset: data.Dataset, options: argparse.Namespace) -> Any:

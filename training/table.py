@@ -54,13 +54,13 @@ def _checked(lines: list[tuple[int, list[str]]], label: str | None, names: Seque
     features = [column for column in range(len(header)) if column != place]
     values = [[_value(cells[column], number, header[column]) for column in features] for number, cells in lines[1:]]
     labels = [_label(cells[place], number, header[place]) for number, cells in lines[1:]]
-    stored = {
+    stored: dict[str, npz.Array] = {
         "x": np.array(values, np.float64),
         "y": _numbers_or_words(labels),
         "features": np.array([header[column] for column in features]),
     }
     notes = [f"the labels are the column {header[place]!r}"]
-    contents = npz.checked({key: array for key, array in stored.items()}, names)
+    contents = npz.checked(stored, names)
     said = tuple(note for note in contents.notes if "taken as float32" not in note)
     return npz.Contents(
         contents.inputs, contents.labels, None, None, contents.names, contents.features, (*said, *notes)

@@ -23,7 +23,7 @@ def check(options: Namespace) -> None:
 
 
 @contextmanager
-def callbacks(options: Namespace, folder: Path, model: Any) -> Iterator[list[Any]]:
+def callbacks(options: Namespace, folder: Path) -> Iterator[list[Any]]:
     """The callbacks of the trackers that were asked for, inside what each needs around a fit."""
     found: list[Any] = []
     if options.tensorboard == "yes":
