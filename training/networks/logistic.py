@@ -5,7 +5,11 @@
 
 A table of a hundred rows or fewer is too small to hold some out. There every row is held out once: as many networks are
 fitted as there are rows, each on all the others, and each answers for its row (leave-one-out). What is written and
-served is one more network, fitted on all. MEASURED
+served is one more network, fitted on all.
+
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training logistic --data-dir DIR            85.71 %, 24 of 28 rows, each left out once
 """
 
 from __future__ import annotations
