@@ -81,15 +81,26 @@ def set_precision(policy: str) -> None:
     keras.config.set_dtype_policy(policy)
 
 
-def strategy(options: Namespace) -> Any:
-    """The context in which the model is made: all GPUs at once for --strategy mirrored, else nothing special."""
+def strategy(options: Namespace, batch: int) -> tuple[Any, int]:
+    """The context in which the model is made, and how many devices share a batch: all GPUs for --strategy mirrored.
+
+    UsageError for batches that cannot be shared evenly, which Keras 3.15 fails on.
+    """
     if options.strategy == "none":
-        return nullcontext()
+        return nullcontext(), 1
     import tensorflow as tf
 
     mirrored = tf.distribute.MirroredStrategy(None if tf.config.list_physical_devices("GPU") else _processors())
-    say(f"note: the batch is shared by {mirrored.num_replicas_in_sync} device(s)")
-    return mirrored.scope()
+    devices: int = mirrored.num_replicas_in_sync
+    if batch % devices:
+        raise UsageError(f"batches of {batch} rows cannot be shared evenly by {devices} devices; give a --batch-size")
+    say(f"note: the batch is shared by {devices} device(s)")
+    return mirrored.scope(), devices
+
+
+def even(rows: int, devices: int) -> int:
+    """The batch size of the validation: 1024 or as many as there are, shared evenly by the devices."""
+    return max(devices, min(rows, 1024) // devices * devices)
 
 
 def _processors() -> list[str]:

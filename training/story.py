@@ -28,7 +28,8 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
     # --------------------------------------------------------------------------------------------- network and compile
     fit.repeatable(options.seed)
     fit.set_precision(options.precision)
-    with fit.strategy(options):
+    scope, devices = fit.strategy(options, feed.batch_size(options, dataset))
+    with scope:
         model = recipe.network(dataset, options)
         model.summary()
         neurons = model.output_shape[-1]
@@ -49,7 +50,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
                 epochs=options.epochs,
                 initial_epoch=done,
                 validation_data=feed.validation(dataset.validation, options.loss, neurons),
-                validation_batch_size=1024,
+                validation_batch_size=fit.even(len(dataset.validation), devices),
                 callbacks=[*fit.follow(rows, followed), *tracked, ctrl_c],
                 shuffle=False,
                 verbose=fit.verbosity(),

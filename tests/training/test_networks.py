@@ -1,6 +1,8 @@
 """Each network of the course: its size, what it takes, and what it learns."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +297,40 @@ def test_every_network_is_documented() -> None:
     """docs/training.md has a row for each network."""
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     assert [name for name in NAMES if f"| `{name}` |" not in page] == []
+
+
+MIRRORED = """
+import sys
+import tensorflow as tf
+
+(processor,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+from training import command
+
+sys.exit(command.main("mlp", sys.argv[1:]))
+"""
+
+
+@pytest.mark.tensorflow
+def test_a_batch_is_shared_by_two_devices(tmp_path: Path) -> None:
+    """--strategy mirrored trains on two devices (here: two halves of the processor), and what is written has one."""
+    flags = ["--limit", "250", "--epochs", "2", "--runs", str(tmp_path), "--strategy", "mirrored"]
+    for batch, status, words in (
+        ("32", 0, "note: the batch is shared by 2 device(s)"),
+        ("33", 2, "error: batches of 33 rows cannot be shared evenly by 2 devices; give a --batch-size"),
+    ):
+        line = [sys.executable, "-c", MIRRORED, *flags, "--batch-size", batch]
+        done = subprocess.run(line, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert words in done.stderr
+
+
+@pytest.mark.tensorflow
+def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
+    """--precision mixed_bfloat16 trains, and the model on the disk computes in float32, as the exporter wants it."""
+    import keras
+
+    quick = ("--limit", "200", "--epochs", "1")
+    folder, _ = finished(run("training", tmp_path, "mlp", *quick, "--precision", "mixed_bfloat16"))
+    model = keras.saving.load_model(folder / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
