@@ -4,7 +4,7 @@ Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to d
 IEEE 86(11), 1998. As is usual today, every filter of the second layer sees all six maps (there: a table of some), pools
 have no weights of their own, and softmax stands for the radial basis functions.
 
-MEASURED
+The target is 99 % of MNIST's test digits; not yet measured with these settings.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """A multilayer perceptron for small pictures and for tables: 784-128-10 on digits and MNIST.
 
-MEASURED
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training mlp --seeds 3          97.49 % of 359 test digits, median of 3 seeds (96.10 to 98.05 %)
+
+On MNIST (--data mnist, target 98.3 %) not yet measured with these settings.
 """
 
 from pathlib import Path

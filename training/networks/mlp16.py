@@ -1,6 +1,8 @@
 """784-16-16-10, sigmoid everywhere: exactly 13,002 weights and biases, the network by which many met this field.
 
-MEASURED
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training mlp16 --seeds 3        95.51 % of 10,000 test digits, median of 3 seeds (95.50 to 95.79 %)
 """
 
 from pathlib import Path
