@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import made, npz
-from training.errors import DataError
+from training.errors import DataError, UsageError
 from training.sources import AS_IT_IS, NAMED, Reading, contents, name_of
 
 __all__ = ["NAMED", "Dataset", "HeldOut", "Part", "Reading", "from_options", "hold_out", "load", "name_of", "split"]
@@ -112,7 +112,12 @@ def load(
 
 
 def from_options(options: Namespace) -> Dataset:
-    """What the flags of a command ask for."""
+    """What the flags of a command ask for; UsageError for one that its data have no use for."""
+    path = Path(options.data)
+    if options.label is not None and path.suffix.lower() != ".csv":
+        raise UsageError(f"--label names a column of a CSV, and --data is {options.data}")
+    if (options.size or options.channels) and (options.data in NAMED or not path.is_dir()):
+        raise UsageError(f"--size and --channels are for a folder of pictures, and --data is {options.data}")
     size = None
     if options.size:
         height, _, width = options.size.partition("x")

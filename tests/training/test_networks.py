@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.training.test_commands import finished, run
 from tests.training.test_pictures import put
-from training import arguments, augment, data, feed, made, sources
+from training import arguments, augment, data, feed, fit, made, sources
 from training.errors import DataError, UsageError
 from training.networks import NAMES, faces, find, hand, parts, perceptron
 
@@ -248,6 +248,55 @@ def test_only_pictures_are_varied() -> None:
         story.augmentation(find("mlp"), rows((3,), 2), options("mlp", "--augment", "yes"))
     with pytest.raises(UsageError, match="softmax has no augmentation of its own"):
         story.augmentation(find("softmax"), rows((8, 8), 2), options("softmax", "--augment", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--label", "kind"], "--label names a column of a CSV, and --data is digits"),
+        (["--size", "8x8"], "--size and --channels are for a folder of pictures, and --data is digits"),
+        (["--channels", "1", "--data", "a/b.npz"], "--size and --channels are for a folder of pictures"),
+    ],
+)
+def test_a_flag_that_the_data_have_no_use_for_is_refused(words: list[str], fault: str) -> None:
+    """What would be passed over in silence is a usage error instead."""
+    with pytest.raises(UsageError, match=fault):
+        data.from_options(arguments.parse(find("mlp"), words))
+
+
+def test_one_neuron_has_no_categorical_loss() -> None:
+    """A categorical loss on one output neuron is refused with the losses that would do; on several it is taken."""
+    settled = options("mlp", "--output", "sigmoid", "--loss", "categorical_crossentropy")
+    with pytest.raises(UsageError, match="has one output neuron; expected binary_crossentropy, mse or mae"):
+        fit.loss(settled, 1)
+    assert fit.loss(settled, 3) == "categorical_crossentropy"
+
+
+@pytest.mark.tensorflow
+def test_schedules_fall_as_they_say() -> None:
+    """Over ten steps: cosine to 0, exponential to a hundredth, steps to a tenth and a hundredth; warmup rises."""
+
+    def rates(*words: str) -> list[float]:
+        rate = fit.optimizer(options("mlp", "--epochs", "10", "--learning-rate", "1", *words), 1)._learning_rate
+        return [float(rate(step)) if callable(rate) else float(rate) for step in range(11)]
+
+    assert rates("--schedule", "constant")[10] == 1
+    assert rates()[5] == pytest.approx(0.5)
+    assert rates()[10] == pytest.approx(0, abs=1e-6)
+    assert rates("--schedule", "exponential")[10] == pytest.approx(0.01)
+    assert [rates("--schedule", "steps")[step] for step in (5, 6, 8)] == pytest.approx([1, 0.1, 0.01])
+    warm = rates("--warmup", "4")
+    assert (warm[0], warm[2], warm[4]) == pytest.approx((0, 0.5, 1))
+
+
+@pytest.mark.tensorflow
+def test_the_optimizers_are_those_asked_for() -> None:
+    """SGD has its momentum, AdamW its decay, and Adam neither."""
+    sgd = fit.optimizer(options("mlp", "--optimizer", "sgd", "--momentum", "0.9"), 5)
+    assert (type(sgd).__name__, sgd.momentum) == ("SGD", 0.9)
+    adamw = fit.optimizer(options("mlp", "--optimizer", "adamw", "--weight-decay", "0.1"), 5)
+    assert (type(adamw).__name__, adamw.weight_decay) == ("AdamW", 0.1)
+    assert type(fit.optimizer(options("mlp"), 5)).__name__ == "Adam"
 
 
 @pytest.mark.tensorflow

@@ -1,6 +1,10 @@
 """A small convolutional network for pictures: 55,000 parameters for 28x28.
 
-MEASURED
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training cnn --seeds 3          98.89 % of 359 test digits, median of 3 seeds (97.77 to 98.89 %)
+
+On MNIST (--data mnist, target 99.5 %) not yet measured with these settings.
 """
 
 from __future__ import annotations
