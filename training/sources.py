@@ -43,7 +43,7 @@ def name_of(source: str) -> str:
     if source in NAMED:
         return source
     path = Path(source)
-    if path.suffix in (".npz", ".csv") or len(path.parts) > 1 or path.exists():
+    if source and (path.suffix in (".npz", ".csv") or len(path.parts) > 1 or path.exists()):
         return path.resolve().name if path.is_dir() else path.stem
     near = difflib.get_close_matches(source, NAMED, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""

@@ -56,6 +56,7 @@ REFUSED = {
     "--name a/b": "'a/b' (--name) is no model name: expected letters, digits",
     "--name .hidden": "'.hidden' (--name) is no model name",
     "--data x/my#cats.npz": "'my#cats-mlp' (from --data; give a --name) is no model name",
+    "--data=": "unknown dataset '': expected digits",
     "--data mnits": "or the path of an .npz, a .csv or a folder; did you mean mnist?",
     "--hidden 16,,3": "argument --hidden: '' is not a whole number of at least 1, in '16,,3'",
     "--size 32": "argument --size: '32' is not HEIGHTxWIDTH in pixels, as in 32x32",
