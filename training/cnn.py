@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training import arguments, command, data, evaluate, fit, report, run
+from training import arguments, assess, command, data, fit, report, run
 from training.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,21 +69,16 @@ def train(options: argparse.Namespace) -> command.Verdict:
 
     # -------------------------------------------------------------------------------------------------------- evaluate
     with clock.lap("evaluate"):
-        guesses = evaluate.probabilities(model, dataset.validation.inputs)
-        validation = evaluate.measure(guesses, dataset.validation.labels, dataset.labels)
-        answers = evaluate.probabilities(model, dataset.test.inputs)  # once, here, and never to choose anything
-        test = evaluate.measure(answers, dataset.test.labels, dataset.labels)
+        assessment = assess.assess(model, dataset)
 
     # ----------------------------------------------------------------------------------------------------------- write
-    result = run.Result(
-        RECIPE, Path(__file__), options, dataset, model, history, validation, test, answers, clock.seconds
-    )
+    result = run.Result(RECIPE, Path(__file__), options, dataset, model, history, assessment, clock.seconds)
     metrics = run.write(folder, result)
     report.write(folder, result, metrics)
     run.complete(folder, metrics)
 
     # --------------------------------------------------------------------------------------------------------- verdict
-    return command.verdict(folder, test["accuracy"], options.target)
+    return command.verdict(folder, assessment.test["accuracy"], options.target)
 
 
 def network(dataset: data.Dataset, dropout: float) -> keras.Model:

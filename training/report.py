@@ -30,7 +30,7 @@ def write(folder: Path, result: Result, metrics: Mapping[str, Any]) -> None:
         _section("The recipe", _recipe(folder, metrics)),
         _section("The surroundings", _facts(_environment(folder))),
     ]
-    title = html.escape(f"{metrics['model']} {result.test['accuracy']:.2%}")
+    title = html.escape(f"{metrics['model']} {result.assessment.test['accuracy']:.2%}")
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -44,7 +44,7 @@ def write(folder: Path, result: Result, metrics: Mapping[str, Any]) -> None:
 
 
 def _head(result: Result, metrics: Mapping[str, Any]) -> str:
-    test = result.test
+    test = result.assessment.test
     low, high = test["accuracy_interval"]
     data = metrics["data"]
     tiles = [
@@ -68,14 +68,14 @@ def _target(result: Result) -> str:
     target = result.arguments.target
     if target is None:
         return ""
-    reached = result.test["accuracy"] >= target
+    reached = result.assessment.test["accuracy"] >= target
     words = "reached" if reached else "MISSED"
     return f'<p class="{"good" if reached else "bad"}">Target {target:.2%} {words}.</p>'
 
 
 def _figures(folder: Path, result: Result) -> dict[str, str]:
     kept = int(np.argmin(result.history["val_loss"])) + 1
-    matrix = np.array(result.test["confusion"])
+    matrix = np.array(result.assessment.test["confusion"])
     names = result.dataset.labels
     drawn = {
         "loss": _both(lambda theme: plots.curve(result.history, "loss", kept, theme)),
@@ -85,7 +85,7 @@ def _figures(folder: Path, result: Result) -> dict[str, str]:
     files = {"loss": "curve_loss.png", "accuracy": "curve_accuracy.png", "confusion": "confusion_matrix.png"}
     for name, (light, _) in drawn.items():
         (folder / files[name]).write_bytes(light)
-    if not result.dataset.is_table and result.test["errors"]:
+    if not result.dataset.is_table and result.assessment.test["errors"]:
         (folder / "mistakes.png").write_bytes(_mistakes_picture(result))
     words = {"loss": "Loss by epoch", "accuracy": "Accuracy by epoch", "confusion": "Confusion matrix"}
     return {name: _picture(light, dark, words[name]) for name, (light, dark) in drawn.items()}
@@ -96,14 +96,14 @@ def _both(draw: Callable[[plots.Theme], bytes]) -> tuple[bytes, bytes]:
 
 
 def _mistakes_picture(result: Result) -> bytes:
-    worst = evaluate.worst_mistakes(result.answers, result.dataset.test.labels, WORST)
+    worst = evaluate.worst_mistakes(result.assessment.answers, result.dataset.test.labels, WORST)
     names = result.dataset.labels
     cases = [(names[true], names[said], sure) for _, true, said, sure in worst]
     return plots.mistakes(result.dataset.test.inputs[[row for row, *_ in worst]], cases, plots.LIGHT)
 
 
 def _pairs(result: Result) -> str:
-    matrix = np.array(result.test["confusion"])
+    matrix = np.array(result.assessment.test["confusion"])
     np.fill_diagonal(matrix, 0)
     names = result.dataset.labels
     places = [
@@ -116,7 +116,7 @@ def _pairs(result: Result) -> str:
 
 
 def _mistakes(result: Result) -> str:
-    worst = evaluate.worst_mistakes(result.answers, result.dataset.test.labels, WORST)
+    worst = evaluate.worst_mistakes(result.assessment.answers, result.dataset.test.labels, WORST)
     if not worst:
         return "<p>None: every test row is right.</p>"
     if result.dataset.is_table:
@@ -144,13 +144,13 @@ def _mistaken_rows(result: Result, worst: Sequence[tuple[int, int, int, float]])
 def _classes(result: Result) -> str:
     rows = [
         (each["label"], *(f"{each[what]:.1%}" for what in ("precision", "recall", "f1")), f"{each['support']:,}")
-        for each in result.test["per_class"]
+        for each in result.assessment.test["per_class"]
     ]
-    macro = result.test["macro"]
+    macro = result.assessment.test["macro"]
     total = (
         "average",
         *(f"{macro[what]:.1%}" for what in ("precision", "recall", "f1")),
-        f"{result.test['rows']:,}",
+        f"{result.assessment.test['rows']:,}",
     )
     return _table(("class", "precision", "recall", "F1", "rows"), [*rows, total], numbers=4, style="total")
 
