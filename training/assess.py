@@ -34,7 +34,9 @@ def assess(model: Any, dataset: Dataset) -> Assessment:
     """Judge a fitted Keras model: temperature and threshold by the validation part, figures by the test part."""
     guesses = evaluate.probabilities(model, dataset.validation.inputs)
     raw = evaluate.probabilities(model, dataset.test.inputs)  # once, here, and never to choose anything
-    temperature = calibrate.temperature(guesses, dataset.validation.labels)
+    # A lone sigmoid that says 1 has lost its logit: float32 knows 1e-38, but not 1 - 1e-38.
+    lone = model.outputs[0].shape[-1] == 1
+    temperature = None if lone else calibrate.temperature(guesses, dataset.validation.labels)
     answers = raw if temperature is None else calibrate.tempered(raw, temperature)
     guesses = guesses if temperature is None else calibrate.tempered(guesses, temperature)
     test = evaluate.measure(answers, dataset.test.labels, dataset.labels)

@@ -42,9 +42,9 @@ def find(model: Any) -> Features | str:
     if not _learned(model, tensor):
         return "the network has no hidden layer: nothing was learned before its last one"
     if len(tensor.shape) == 4:
-        return Features(layer.name, True, tensor.shape[3], keras.Model(model.inputs, tensor))
+        return Features(layer.name, True, tensor.shape[3], keras.Model(model.inputs[0], tensor))
     if len(tensor.shape) == 2 and tensor.shape == flat:
-        return Features(layer.name, False, tensor.shape[1], keras.Model(model.inputs, tensor))
+        return Features(layer.name, False, tensor.shape[1], keras.Model(model.inputs[0], tensor))
     return f"the features before its last layer are {list(tensor.shape)}, neither a vector nor a picture"
 
 
@@ -58,4 +58,4 @@ def _learned(model: Any, tensor: Any) -> bool:
     """Whether any layer with trained weights stands between the input and the tensor."""
     import keras
 
-    return bool(keras.Model(model.inputs, tensor).trainable_weights)
+    return bool(keras.Model(model.inputs[0], tensor).trainable_weights)
