@@ -11,8 +11,9 @@ from typing import Any
 import onnx
 
 from .errors import ExportError
-from .graph import IR_VERSION, OPSET, OUTPUT
+from .graph import IR_VERSION, OPSET
 from .head import Head
+from .names import OUTPUT
 
 
 def convert_by_tracing(

@@ -10,12 +10,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from .names import OUTPUT, SCORE
+
 OPSET = 17
 """The newest opset from before MaxPool lost its CUDA kernel; every node of our networks has one."""
 IR_VERSION = 8
 """Goes with opset 17; onnx.helper's own default is newer than ONNX Runtime takes."""
-OUTPUT = "probabilities"
-SCORE = "ood_score"
 
 
 class Graph:

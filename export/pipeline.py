@@ -13,7 +13,7 @@ import onnx
 from .card import build_card, to_json
 from .convert import Conversion, convert, reference, reference_scores
 from .errors import ExportError, RunError
-from .graph import SCORE
+from .names import SCORE
 from .ood import Detector, read_detector
 from .runs import Run, load_keras, read_run
 from .verify import CARD_KEY, Row, compare, open_session, probes, run_in_batches, verify_file

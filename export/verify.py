@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import FileFormatError, ParityError
-from .graph import OUTPUT, SCORE
+from .names import OUTPUT, SCORE
 from .wire import graph_sha256, read_metadata
 
 TOLERANCE = 1e-5

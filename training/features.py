@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Features:
-    """Where they are: behind the layer of that name, [N,H,W,C] if `pooled` (their mean over places is taken), [N,F]."""
+    """Where they are: behind the layer of that name, [N,H,W,C] if `pooled` (their mean over places is taken), else [N,F].
+
+    last: a Keras model that gives what the last layer reads, whole: [N,H*W*C] or [N,F].
+    """
 
     layer: str
     pooled: bool
     size: int
     model: Any
+    last: Any
 
     def of(self, inputs: NDArray[Any]) -> NDArray[np.float64]:
         """The features [N,F] of inputs as the network takes them."""
@@ -35,16 +39,19 @@ def find(model: Any) -> Features | str:
     layer = tensor._keras_history.operation
     if not isinstance(layer, keras.layers.Dense):
         return f"its last layer, {layer.name}, is not Dense"
-    tensor = _before(tensor)
-    flat = tensor.shape
+    tensor = whole = _before(tensor)
     while isinstance(layer := tensor._keras_history.operation, keras.layers.Flatten | keras.layers.Dropout):
         tensor = _before(tensor)
     if not _learned(model, tensor):
         return "the network has no hidden layer: nothing was learned before its last one"
     if len(tensor.shape) == 4:
-        return Features(layer.name, True, tensor.shape[3], keras.Model(model.inputs[0], tensor))
-    if len(tensor.shape) == 2 and tensor.shape == flat:
-        return Features(layer.name, False, tensor.shape[1], keras.Model(model.inputs[0], tensor))
+        return Features(
+            layer.name, True, tensor.shape[3], *(keras.Model(model.inputs[0], end) for end in (tensor, whole))
+        )
+    if len(tensor.shape) == 2 and tensor.shape == whole.shape:
+        return Features(
+            layer.name, False, tensor.shape[1], *(keras.Model(model.inputs[0], end) for end in (tensor, whole))
+        )
     return f"the features before its last layer are {list(tensor.shape)}, neither a vector nor a picture"
 
 
