@@ -29,16 +29,28 @@ class Assessment:
     detector: ood.Detector | None
     scores: dict[str, NDArray[np.float64]]
 
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by; 1 where nothing was fitted."""
+        return float(self.calibration["temperature"])
+
+
+def as_they_are(
+    validation: dict[str, Any], test: dict[str, Any], answers: NDArray[np.float64], reason: str
+) -> Assessment:
+    """The figures of a network that is neither calibrated nor given a score, and why not."""
+    calibration = {"fitted": False, "temperature": 1.0, "reason": reason}
+    return Assessment(validation, test, answers, calibration, {"threshold": None, "reason": reason}, None, {})
+
 
 def assess(model: Any, dataset: Dataset) -> Assessment:
     """Judge a fitted Keras model: temperature and threshold by the validation part, figures by the test part."""
     guesses = evaluate.probabilities(model, dataset.validation.inputs)
     raw = evaluate.probabilities(model, dataset.test.inputs)  # once, here, and never to choose anything
-    # A lone sigmoid that says 1 has lost its logit: float32 knows 1e-38, but not 1 - 1e-38.
-    lone = model.outputs[0].shape[-1] == 1
-    temperature = None if lone else calibrate.temperature(guesses, dataset.validation.labels)
-    answers = raw if temperature is None else calibrate.tempered(raw, temperature)
-    guesses = guesses if temperature is None else calibrate.tempered(guesses, temperature)
+    temperature, reason = 1.0, _no_temperature(model, dataset)
+    if not reason:
+        temperature = calibrate.temperature(guesses, dataset.validation.labels)
+    answers, guesses = (calibrate.tempered(each, temperature) for each in (raw, guesses))
     test = evaluate.measure(answers, dataset.test.labels, dataset.labels)
     before = calibrate.reliability(raw, dataset.test.labels)
     detector, scores, strangeness = _strangeness(model, dataset)
@@ -47,8 +59,9 @@ def assess(model: Any, dataset: Dataset) -> Assessment:
         test=test,
         answers=answers,
         calibration={
-            "fitted": temperature is not None,
-            "temperature": 1.0 if temperature is None else temperature,
+            "fitted": not reason,
+            "temperature": temperature,
+            **({"reason": reason} if reason else {}),
             "ece_before": before.ece,
             "ece_after": test["ece"],
             "reliability_before": before.as_json(),
@@ -57,6 +70,15 @@ def assess(model: Any, dataset: Dataset) -> Assessment:
         detector=detector,
         scores=scores,
     )
+
+
+def _no_temperature(model: Any, dataset: Dataset) -> str:
+    """Why the answers stay as they are; empty where nothing speaks against a temperature."""
+    if features.last_function(model) != "softmax":
+        return "the network does not end in a softmax"
+    if len(dataset.validation) < calibrate.FEWEST_ROWS:
+        return f"{len(dataset.validation)} validation rows are too few; it takes {calibrate.FEWEST_ROWS}"
+    return ""
 
 
 def _strangeness(

@@ -52,18 +52,18 @@ def bin_of(sure: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def tempered(answers: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """softmax(logits / temperature) of probabilities [N,C]: their logarithms are the logits but for a constant."""
+    if temperature == 1:
+        return answers
     logits = np.log(np.maximum(answers, _SMALLEST)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
 
-def temperature(answers: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
-    """The temperature of the least log loss on rows that the network did not learn from; None for too few rows."""
+def temperature(answers: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The temperature of the least log loss on rows the network did not learn from, best FEWEST_ROWS or more."""
     from scipy.optimize import minimize_scalar  # here: --help and bad data need not pay for it
 
-    if len(labels) < FEWEST_ROWS:
-        return None
     rows = np.arange(len(labels))
 
     def loss(power: float) -> float:

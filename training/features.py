@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Features:
-    """Where they are: behind the layer of that name, [N,H,W,C] if `pooled` (their mean over places is taken), else [N,F].
+    """Where they are: behind the layer of that name, [N,F], or [N,H,W,C] if `pooled`: their mean over places is taken.
 
     last: a Keras model that gives what the last layer reads, whole: [N,H*W*C] or [N,F].
     """
@@ -53,6 +53,18 @@ def find(model: Any) -> Features | str:
             layer.name, False, tensor.shape[1], *(keras.Model(model.inputs[0], end) for end in (tensor, whole))
         )
     return f"the features before its last layer are {list(tensor.shape)}, neither a vector nor a picture"
+
+
+def last_function(model: Any) -> str:
+    """The name of the function that the network's answers went through, such as softmax; empty where it has none."""
+    import keras
+
+    layer = model.outputs[0]._keras_history.operation
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    function = getattr(layer, "activation", None)
+    named = keras.activations.serialize(function) if function is not None else ""
+    return named if isinstance(named, str) else ""
 
 
 def _before(tensor: Any) -> Any:

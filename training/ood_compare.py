@@ -5,7 +5,6 @@ validation part is accepted. Nothing is fitted to strange pictures. docs/decisio
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training import arguments, command, data, features, fit, ood, strange
+from training import arguments, data, features, fit, ood, strange
+from training.compare import guarded, read
 from training.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -32,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder of a network for pictures")
     flags.add_argument("--data-dir", type=Path, metavar="DIR", help="where the run's data lie, and cifar10.npz if any")
     options = flags.parse_args(argv)
-    return command.guarded(lambda: _all(options))
+    return guarded(lambda: _all(options))
 
 
 def _all(options: argparse.Namespace) -> None:
     for run in options.runs:
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read(run)
         dataset = data.load(metrics["data"]["name"], options.data_dir)
         if dataset.is_table or dataset.sha256 != metrics["data"]["sha256"]:
             raise DataError(f"{run} was not trained on the pictures of {dataset.name} that are here")
@@ -68,7 +68,7 @@ def compare(
     train, validation, test = (both(part.inputs) for part in (dataset.train, dataset.validation, dataset.test))
     others = {kind: both(inputs) for kind, inputs in kinds.items()}
     answers: dict[str, dict[str, tuple[float, float]]] = {}
-    for name, score in methods(*train, dataset.train.labels).items():
+    for name, score in methods(train[0], dataset.train.labels).items():
         limit = np.quantile(score(*validation), ood.ACCEPTED)
         usual = score(*test)
         answers[name] = {"test": (np.nan, float(np.mean(usual > limit)))}
@@ -78,7 +78,7 @@ def compare(
     return answers
 
 
-def methods(train: Floats, logits: Floats, labels: NDArray[np.int64]) -> dict[str, Score]:
+def methods(train: Floats, labels: NDArray[np.int64]) -> dict[str, Score]:
     """The scores that were compared, fitted to the training part's features [N,F] of labels [N]."""
     chosen = np.random.RandomState(_SEED).permutation(len(train))[:PROTOTYPES]
     plain, unit = train[chosen], ood.unit(train[chosen])

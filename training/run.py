@@ -115,7 +115,7 @@ def describe_environment(result: Result) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
         "seed": result.arguments.seed,
         "command": flags.command(result.recipe, flags.as_json(result.arguments)),
         "executable": Path(sys.executable).name,
@@ -125,7 +125,8 @@ def describe_environment(result: Result) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What is installed of that which decides how a network is trained."""
     found = {}
     for package in PACKAGES:
         try:

@@ -1,0 +1,22 @@
+"""784-16-16-10, sigmoid everywhere: exactly 13,002 weights and biases, the network by which many met this field.
+
+MEASURED
+"""
+
+from pathlib import Path
+
+from training.networks import parts
+from training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="mlp16",
+    summary="Train 784-16-16-10 under sigmoid: 13,002 parameters.",
+    script=Path(__file__),
+    network=parts.dense,
+    knobs=parts.DENSE,
+    defaults={
+        **{"data": "mnist", "hidden": "16,16", "activation": "sigmoid", "output": "sigmoid"},
+        **{"learning_rate": 1e-2, "patience": 10},
+    },
+    measured={"mnist": {"epochs": 40, "batch_size": 128, "target": 0.95}},
+)
