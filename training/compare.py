@@ -1,6 +1,5 @@
 """`python -m training compare RUN RUN…`: a table of what runs differ in, and what came of it."""
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
