@@ -30,6 +30,11 @@ class Reliability:
         """The expected calibration error: how far sureness is from being right, weighed by rows."""
         return float((np.abs(self.sure - self.right) * self.rows).sum() / self.rows.sum())
 
+    @classmethod
+    def of_json(cls, found: dict[str, Any]) -> "Reliability":
+        """What `as_json` gave."""
+        return cls(np.array(found["rows"]), np.array(found["sure"]), np.array(found["right"]))
+
     def as_json(self) -> dict[str, Any]:
         """The same, ready for JSON."""
         return {"rows": self.rows.tolist(), "sure": self.sure.tolist(), "right": self.right.tolist()}
