@@ -15,6 +15,7 @@ from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
 from server.gateway import Gateway
+from server.http.api import routes
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
 from server.metrics import Metrics
@@ -59,6 +60,8 @@ class App:
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
+        self._inference = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        self._open_inference = OpenInferenceService(self.repository, self.config, self._is_ready)
         try:
             self.transport = GrpcTransport(self.config, self._services(), [open_inference_pb2.DESCRIPTOR])
             self.gateway = self._make_gateway(str(chosen), workers)
@@ -105,7 +108,7 @@ class App:
         log.info("stopped")
 
     def _services(self) -> dict[str, Handlers]:
-        service = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        service = self._inference
         return {
             service.NAME: {
                 "Predict": self.calls.unary("Predict", service.predict),
@@ -115,17 +118,20 @@ class App:
                 "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(service.load_model)),
                 "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(service.unload_model)),
             },
-            OpenInferenceService.NAME: self._open_inference(),
+            OpenInferenceService.NAME: self._field_handlers(),
         }
 
-    def _open_inference(self) -> Handlers:
-        service = OpenInferenceService(self.repository, self.config, self._is_ready)
-        methods = service.unary() | {
-            "RepositoryModelLoad": self._then_tell_health(service.repository_model_load),
-            "RepositoryModelUnload": self._then_tell_health(service.repository_model_unload),
+    def _field_handlers(self) -> Handlers:
+        handlers = {method: self.calls.unary(method, handler) for method, handler in self._field_methods().items()}
+        stream = self._open_inference.model_stream_infer
+        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", stream)}
+
+    def _field_methods(self) -> dict[str, Unary]:
+        """The unary methods of the Open Inference Protocol, whatever transport asks them."""
+        return self._open_inference.unary() | {
+            "RepositoryModelLoad": self._then_tell_health(self._open_inference.repository_model_load),
+            "RepositoryModelUnload": self._then_tell_health(self._open_inference.repository_model_unload),
         }
-        handlers = {method: self.calls.unary(method, handler) for method, handler in methods.items()}
-        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", service.model_stream_infer)}
 
     def _then_tell_health(self, handler: Unary) -> Unary:
         async def answer(message: bytes, call: Call) -> bytes:
@@ -159,7 +165,8 @@ class App:
             self._sample(metrics)
             return await asyncio.to_thread(metrics.exposition, accept)
 
-        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition)
+        asked = routes(self._inference, self._open_inference, self._field_methods(), self.calls, self.config)
+        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition, asked)
 
     def _sample(self, metrics: Metrics) -> None:
         metrics.now(self._batcher.waiting_rows, self.calls.in_progress)

@@ -35,7 +35,10 @@ class Config:
     grpc_port: int = _setting(8001, "port of the gRPC services; 0: any free one", low=0, high=65535)
     # Triton's again. The HTTP port is guarded as the other one is: TLS, callers' certificates, tokens.
     http_port: int = _setting(
-        8000, "port of /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics", low=-1, high=65535
+        8000,
+        "port of HTTP, with /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics",
+        low=-1,
+        high=65535,
     )
     device: str = _setting("auto", "auto, cpu, cuda, or cuda:0,cuda:1…; cuda fails where it cannot be used")
     # None: models of this kind need little, and one that has no memory left fails in the middle of a request.
@@ -51,6 +54,10 @@ class Config:
     watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never, as --watch off", low=0)
     # Off, because whoever may call Predict could stop it for all.
     allow_control: bool = _setting(False, "let callers load and unload models: LoadModel, UnloadModel")
+    # Off: clients made for one server of the field cannot read another's field of that number. ModelConfig has it, too.
+    metadata_properties: bool = _setting(False, "put labels, sha256 and provider into ModelMetadata's properties, too")
+    # Off, as in Triton: whoever may call could read and write every file in /dev/shm that this server can.
+    shared_memory: bool = _setting(False, "take and give tensors in files of /dev/shm that callers register")
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
     # Off: pinned workers cannot step aside when something else takes their processor.
@@ -62,6 +69,10 @@ class Config:
     # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
     max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
     max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)
+    # Lists take up to thirty times their bytes of JSON, and hold everybody up while they are read: numbers go as bytes.
+    max_json_bytes: int = _setting(8 * MIB, "most bytes of one JSON document", low=1024, high=2**31 - 1)
+    # Enough for a phone; and nobody holds a connection and its memory by sending a byte now and then.
+    body_seconds: float = _setting(10.0, "a body over HTTP may take so long, and a second more for each 64 KiB", low=0)
     # Twice the largest request: one may be computed while another waits.
     max_queue_rows: int = _setting(262_144, "most rows waiting, over all models; more is refused", low=1)
     max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models, pictures to decode too", low=1)
@@ -125,6 +136,8 @@ def checked(config: Config) -> Config:
         raise ConfigError("tls_client_ca needs tls_certificate and tls_key: callers' certificates come over TLS")
     if config.allow_control and config.processes > 1:
         raise ConfigError("allow_control goes with processes = 1 only: LoadModel would reach one process of several")
+    if config.shared_memory and config.processes > 1:
+        raise ConfigError("shared_memory goes with processes = 1 only: a region would be known to one of several")
     if config.grpc_port and config.grpc_port == config.http_port:
         raise ConfigError(f"grpc_port and http_port are both {config.grpc_port}; they must differ")
     if config.max_queue_rows < config.max_request_rows:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -43,11 +44,12 @@ def told(error: Exception, call: Call) -> ServingError:
 
 
 Unary = Callable[[bytes, Call], Awaitable[bytes]]
+Tell = Callable[[ServingError], Awaitable[None]]
 Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 class Interceptor:
-    """Wraps handlers of bytes for grpc.aio, and counts the calls in progress."""
+    """Wraps handlers of bytes for grpc.aio, and counts the calls in progress, of other transports too."""
 
     def __init__(self, metrics: Metrics | None = None) -> None:
         self._metrics = metrics
@@ -66,7 +68,8 @@ class Interceptor:
         """A handler of one message."""
 
         async def answer(message: bytes, context: Any) -> bytes:
-            async with self._watched(method, context) as call:
+            call = _call(method, context)
+            async with self.watched(call, partial(_abort, context)):
                 return await handler(message, call)
             raise AssertionError("abort raises")
 
@@ -76,40 +79,44 @@ class Interceptor:
         """A handler of a stream of messages in both directions."""
 
         async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async with self._watched(method, context, of_many=True) as call:
+            call = _call(method, context)
+            async with self.watched(call, partial(_abort, context), of_many=True):
                 async for reply in handler(messages, call):
                     yield reply
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
     @contextlib.asynccontextmanager
-    async def _watched(self, method: str, context: Any, of_many: bool = False) -> AsyncIterator[Call]:
-        """Around one call: refuses it, or counts it, gives a fault its status, and writes the log line.
+    async def watched(self, call: Call, tell: Tell, of_many: bool = False) -> AsyncIterator[None]:
+        """Around one call of any transport: refuses it, or counts it, gives a fault its status, writes the log line.
 
-        of_many: its messages are counted one by one, by who answers them; the call as such only where it is refused.
+        tell: sends a fault to the caller. of_many: its messages are counted one by one, by who answers them; the call
+        as such only where it is refused.
         """
-        call = _call(method, context)
         started = time.perf_counter()
         status = "CANCELLED"
         self.in_progress += 1
         try:
             if self.refusing:
                 raise Unavailable("the server is stopping; try again, there or elsewhere")
-            yield call
+            yield
             status = "OK"
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
             fault = told(error, call)
             status = fault.code.name
-            await _abort(context, fault)
+            try:
+                await tell(fault)
+            finally:
+                del fault  # its trace leads here: a cycle that would keep the request in memory for long
         finally:
             self.in_progress -= 1
             self._idle.set()
             if self._metrics and not (of_many and status in ("OK", "CANCELLED")):
                 if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
                     status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
-                self._metrics.request(method, call.model, call.version, status, started)
+                self._metrics.request(call.method, call.model, call.version, status, started)
             _access(call, status, started)
 
 

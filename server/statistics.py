@@ -16,6 +16,8 @@ class Statistics:
     def __init__(self) -> None:
         self.requests = self.rows = self.failures = self.batches = 0
         self.seconds = self.failure_seconds = self.queue_seconds = self.compute_seconds = 0.0
+        self.moves, self.input_seconds, self.output_seconds = 0, 0.0, 0.0
+        self._sizes: dict[int, tuple[int, float]] = {}  # rows of a batch → how many batches, and their seconds
         self.last = 0.0  # of time.time(), when a request was answered last
         self._lock = threading.Lock()
 
@@ -23,9 +25,13 @@ class Statistics:
         """The same function; each call of it is a batch."""
 
         def counting(rows: np.ndarray) -> np.ndarray:
+            started = time.perf_counter()
             out = compute(rows)
+            seconds = time.perf_counter() - started
             with self._lock:
                 self.batches += 1
+                count, before = self._sizes.get(len(rows), (0, 0.0))
+                self._sizes[len(rows)] = count + 1, before + seconds
             return out
 
         return counting
@@ -38,6 +44,18 @@ class Statistics:
         self.queue_seconds += answer.queue_seconds
         self.compute_seconds += answer.compute_seconds
         self.last = time.time()
+
+    def moved(self, input_seconds: float, output_seconds: float) -> None:
+        """An answered request took so long to become an array, and its answer so long to become a message."""
+        self.moves += 1
+        self.seconds += input_seconds + output_seconds
+        self.input_seconds += input_seconds
+        self.output_seconds += output_seconds
+
+    def sizes(self) -> list[tuple[int, tuple[int, float]]]:
+        """Each size of batch in rows, the smallest first: how many batches, and how many seconds they took."""
+        with self._lock:
+            return sorted(self._sizes.items())
 
     def failed(self, seconds: float) -> None:
         """A good request was not answered: the queue was full, it came too late, or it could not be computed."""

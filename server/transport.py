@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from server import reflection
 from server.config import Config
 from server.errors import StartError
 from server.tls import credentials
@@ -67,8 +65,7 @@ class GrpcTransport:
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._config.reflection:
-            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server, _reflected(names, self._files))
+            reflection.enable(self._server, (*self._services, health.SERVICE_NAME), self._files)
         address = self.address(self._config.grpc_port)
         try:
             self.port = self._bind(address)
@@ -111,15 +108,6 @@ class GrpcTransport:
         _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
         await asyncio.sleep(GOODBYE_SECONDS / 2)
         await self._server.stop(0)
-
-
-def _reflected(names: Sequence[str], files: Sequence[FileDescriptor]) -> DescriptorPool:
-    """One pool with the files of all these services, for reflection to look into."""
-    own = {service.full_name for file in files for service in file.services_by_name.values()}
-    pool, known = DescriptorPool(), descriptor_pool.Default()
-    for file in (*files, *(known.FindFileContainingSymbol(name) for name in names if name not in own)):
-        pool.AddSerializedFile(file.serialized_pb)
-    return pool
 
 
 def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
