@@ -72,7 +72,7 @@ def _settled(recipe: Recipe, given: dict[str, Any]) -> argparse.Namespace:
         raise UsageError("give --data: a folder with two folders of pictures, one for each answer")
     own = recipe.settled(source)
     settled = {**_general(), **own, "data": source, **given}
-    about = settled["net"] if source == recipe.name else data.name_of(source)
+    about = settled["net"] if source == "hand" else data.name_of(source)
     settled["name"] = _model_name(given.get("name"), f"{about}-{recipe.name}")
     if "data_dir" not in given and os.environ.get("TOPCLASS_DATA"):
         try:

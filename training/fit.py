@@ -24,6 +24,7 @@ def repeatable(seed: int) -> None:
     with _stderr_held_back():
         import keras
         import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")  # else it counts networks trained one after another as a mistake
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()

@@ -57,7 +57,7 @@ def patterns(rows: int, random: np.random.RandomState) -> tuple[NDArray[np.uint8
     for row, label in enumerate(labels):
         down, right = random.randint(-1, 2, 2)
         drawn = shapes[label][1 + down : 1 + down + SIDE, 1 + right : 1 + right + SIDE]
-        bright = drawn * random.uniform(150, 255) + random.normal(20, 20, (SIDE, SIDE))
+        bright = drawn * random.uniform(110, 255) + random.normal(20, 45, (SIDE, SIDE))
         pictures[row] = np.clip(np.rint(bright), 0, 255)
     return pictures, labels
 

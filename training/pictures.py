@@ -81,7 +81,7 @@ def _look(paths: Sequence[Path], folder: Path) -> list[tuple[Size, bool]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(path, formats=FORMATS) as picture:
-                    turned = picture.getexif().get(0x0112, 1) >= 5
+                    turned = "exif" in picture.info and picture.getexif().get(0x0112, 1) >= 5
                     height, width = (picture.width, picture.height) if turned else (picture.height, picture.width)
                     heads.append(((height, width), not picture.mode.startswith(("1", "L", "I", "F"))))
         except Exception as error:  # Pillow raises whatever its decoders meet

@@ -94,8 +94,7 @@ class Progress:
         self._begun = 0.0
 
     def begin(self) -> int:
-        """Take up what is on the disk, if anything; the number of epochs that are done."""
-        self._model.optimizer.build(self._model.trainable_variables)
+        """Take up what is on the disk, if anything; the number of epochs that are done. The optimizer must be built."""
         if self._file.exists():
             self._restore()
             say(f"going on in {self._file.parent.parent} after epoch {self.epochs}")

@@ -33,6 +33,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
         neurons = model.output_shape[-1]
         steps = feed.steps(options, dataset)
         model.compile(fit.optimizer(options, steps), fit.loss(options, neurons), metrics=["accuracy"])
+        model.optimizer.build(model.trainable_variables)
     model.summary()
 
     # ------------------------------------------------------------------------------------------------------------- fit

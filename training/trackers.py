@@ -12,14 +12,15 @@ from typing import Any
 from training.arguments import as_json
 from training.errors import UsageError
 
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
+TRACKERS = ("tensorboard", "mlflow")
 
 
 def check(options: Namespace) -> None:
     """UsageError where a tracker is asked for that is not installed; before any work is done."""
-    for flag, package in PACKAGES.items():
+    for flag in TRACKERS:
         if getattr(options, flag) == "yes" and find_spec(flag) is None:
-            raise UsageError(f"--{flag} needs the package {package}: pip install -c constraints.txt {package}")
+            install = "pip install -c constraints.txt -r training/requirements-trackers.txt"
+            raise UsageError(f"--{flag} needs a package that is not installed: {install}")
 
 
 @contextmanager
