@@ -137,7 +137,7 @@ def _classes(result: Result) -> str:
 
 def _with_ends(each: Mapping[str, Any], what: str) -> str:
     low, high = each["intervals"][what]
-    return f"{each[what]:.1%}\n{low * 100:.1f}–{high * 100:.1f}"
+    return f"{each[what]:.1%}\n{low * 100:.1f}-{high * 100:.1f}"
 
 
 def _calibration(result: Result) -> str:

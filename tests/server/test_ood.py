@@ -18,6 +18,7 @@ from server.model import Model, load
 from server.wire import out_of_distribution
 from tests import models
 from tests.conftest import LiveServer
+from tests.server import open_inference as v2
 from tests.server.test_predict import pictures, probabilities, tensor
 from topclass.v1 import inference_pb2 as pb
 
@@ -98,3 +99,22 @@ def test_a_score_that_is_no_number_is_strange() -> None:
     """NaN and infinity are over every threshold; the threshold itself is not."""
     scores = np.array([np.nan, np.inf, 1.0, np.nextafter(np.float32(1), 2), -np.inf], np.float32)
     assert out_of_distribution(scores, 1.0).tolist() == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_fields_protocol_says_it_in_parameters(
+    repository: Path, serve: Callable[..., LiveServer], count: int
+) -> None:
+    """ModelInfer's reply carries each row's score and verdict, 1 or 0, and the threshold; its tensor stays [N, C]."""
+    models.put(repository, "careful", 1, models.scored(THRESHOLD))
+    server, rows = serve(models=repository), pictures(count)
+    reply = v2.call(server, "ModelInfer", v2.infer(rows, model_name="careful"))
+    assert v2.probabilities(reply).shape == (count, 3)
+    means = rows.mean(axis=(1, 2))
+    scores = [float(score) for score in reply.parameters["ood_score"].string_param.split(",")]
+    np.testing.assert_allclose(scores, means, rtol=1e-5)
+    verdicts = reply.parameters["out_of_distribution"].string_param
+    assert verdicts == ",".join("01"[int(mean > THRESHOLD)] for mean in means)
+    assert reply.parameters["ood_threshold"].double_param == THRESHOLD
+    plain = v2.call(server, "ModelInfer", v2.infer(rows))
+    assert not {"ood_score", "out_of_distribution", "ood_threshold"} & set(plain.parameters)
