@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from server import adapter, description, graph
-from server.card import KEY, Card, Golden, graph_sha256
+from server import adapter, description, graph, proof
+from server.card import KEY, Card, graph_sha256
 from server.card import read as read_card
 from server.description import DESCRIPTION, Description
 from server.device import Devices
@@ -24,8 +24,6 @@ from server.engine import Engine
 from server.errors import DeviceUnavailable, InvalidInput, ModelRefused, first_line
 
 log = logging.getLogger(__name__)
-# A kernel of another processor or a GPU rounds differently; a wrong weight, layout or scale differs by far more.
-GOLDEN_TOLERANCE = 1e-3
 DTYPES: dict[str, np.dtype] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
 OOD_OUTPUT = "ood_score"
 MEASURE_SECONDS = 0.15  # of start-up, for each model
@@ -107,6 +105,10 @@ class Model:
         for start in range(0, len(rows), chunk):
             answers[start : start + chunk] = self._run(rows[start : start + chunk])
         return answers
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """What `compute` gives, without the score."""
+        return self.compute(rows)[:, : self.classes]
 
     def check(self, rows: np.ndarray) -> None:
         """InvalidInput, naming both, unless the array [n, …] is what the model takes; floats must be finite."""
@@ -192,38 +194,9 @@ class Model:
 
     def _prove(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
         if self.card and self.card.golden:
-            self._golden_test(run, self.card.golden)
+            proof.golden(run, self.card.golden, self.classes, self.check, self.provider)
         else:
-            self._must_be_probabilities(run)
-
-    def _golden_test(self, run: Callable[[np.ndarray], np.ndarray], golden: Golden) -> None:
-        try:
-            self.check(golden.inputs)
-        except InvalidInput as error:
-            raise ModelRefused(f"its golden samples do not fit: {error}") from error
-        if golden.probabilities.shape[1] != self.classes:
-            raise ModelRefused(f"its golden samples have {golden.probabilities.shape[1]} classes, not {self.classes}")
-        answers = run(golden.inputs)
-        off = np.abs(answers[:, : self.classes] - golden.probabilities).max(initial=0.0)
-        if golden.ood_scores is not None:  # scores have no upper end: relative where they are large
-            strange = np.abs(answers[:, -1] - golden.ood_scores) / np.maximum(1, np.abs(golden.ood_scores))
-            off = np.maximum(off, strange.max(initial=0.0))
-        if not off <= GOLDEN_TOLERANCE:
-            raise ModelRefused(
-                f"its golden samples are off by {off:.2g} on {self.provider}, more than {GOLDEN_TOLERANCE:g}"
-            )
-
-    def _must_be_probabilities(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
-        """A file without golden samples must at least answer with distributions."""
-        rows = np.random.default_rng(0).integers(0, 256, (2, *self.input.row)).astype(self.input.dtype)
-        rows[0] = 0
-        out = run(rows if self.input.dtype == np.uint8 else rows / np.float32(255))[:, : self.classes]
-        if not (np.isfinite(out).all() and (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-3)):
-            sums = " and ".join(f"{total:g}" for total in out.sum(axis=1))
-            raise ModelRefused(
-                f"its output {self._outputs[0]!r} is not probabilities: two rows sum to {sums}. If it is logits, say "
-                f'output = "logits" in {DESCRIPTION} beside it'
-            )
+            proof.probabilities(run, self.input.row, self.input.dtype, self.classes, self._outputs[0])
 
 
 def load(path: Path, devices: Devices) -> Model:

@@ -77,6 +77,9 @@ def test_a_card_may_say_that_there_is_no_score() -> None:
     model = Model(models.scored(out_of_distribution={"threshold": None, "reason": "x"}).SerializeToString(), CPU)
     assert not model.scored
     assert model.compute(pictures(5)).shape == (5, 3)
+    scored = Model(models.scored().SerializeToString(), CPU)
+    assert scored.compute(pictures(5)).shape == (5, 4)
+    np.testing.assert_allclose(scored.probabilities(pictures(5)), models.expected(pictures(5)), atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [no_output, a_column])
