@@ -9,6 +9,8 @@ import numpy as np
 
 from server.lanes import Answer, Compute
 
+MOST_SIZES = 1024  # of batches that are told apart: as many as --max-batch-rows has, unless somebody raises it
+
 
 class Statistics:
     """Counts that only grow. Requests are counted on the event loop, batches on the workers."""
@@ -31,7 +33,8 @@ class Statistics:
             with self._lock:
                 self.batches += 1
                 count, before = self._sizes.get(len(rows), (0, 0.0))
-                self._sizes[len(rows)] = count + 1, before + seconds
+                if count or len(self._sizes) < MOST_SIZES:
+                    self._sizes[len(rows)] = count + 1, before + seconds
             return out
 
         return counting
@@ -53,7 +56,10 @@ class Statistics:
         self.output_seconds += output_seconds
 
     def sizes(self) -> list[tuple[int, tuple[int, float]]]:
-        """Each size of batch in rows, the smallest first: how many batches, and how many seconds they took."""
+        """Each size of batch in rows, the smallest first: how many batches, and how many seconds they took.
+
+        Of the first MOST_SIZES that were seen.
+        """
         with self._lock:
             return sorted(self._sizes.items())
 

@@ -29,12 +29,9 @@ def routes(
 ) -> list[Route]:
     """Routes to the two services that gRPC has. methods: the unary ones of open_inference by name, as it has them."""
     reader = Documents(config.max_json_bytes)
-    memory = MemoryRoutes(methods, reader)
-    operations = [
-        *ClassifyRoutes(service, reader, config).operations(),
-        *OpenInferenceRoutes(open_inference, methods, reader).operations(),
-        *memory.operations(),
-    ]
+    field = OpenInferenceRoutes(open_inference, methods, reader)
+    operations = [*ClassifyRoutes(service, reader, config).operations(), *field.operations()]
+    operations += MemoryRoutes(methods, reader).operations()
     document = openapi.document(operations)
     text = page.html(document)
 
@@ -45,7 +42,7 @@ def routes(
         return HTMLResponse(text, headers=page.HEADERS)
 
     return [
-        *(Endpoint(operation, calls, config).route() for operation in (*operations, *memory.absent())),
+        *(Endpoint(operation, calls, config).route() for operation in (*operations, *field.absent())),
         Route("/openapi.json", describe),
         Route("/docs", show),
     ]

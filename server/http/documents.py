@@ -45,7 +45,7 @@ class Documents:
 
 
 def _parse_large(body: bytes | bytearray | memoryview) -> Any:
-    """Without Python's search for cycles, which looks at a million new lists again and again, with everybody waiting."""
+    """Without Python's search for cycles, which looks at a million new lists again and again while all wait."""
     searches = gc.isenabled()
     gc.disable()
     try:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from server.config import Config
-from server.errors import QueueFull, ServingError
+from server.errors import NotAllowed, QueueFull, ServingError
 from server.http import body, faults
 from server.interceptor import Call, Interceptor
 
@@ -30,6 +30,12 @@ class Arrived:
 
 
 Handler = Callable[[Arrived, Call], Coroutine[Any, Any, Response]]
+
+
+def refuse_other_sites(arrived: Arrived, what: str) -> None:
+    """NotAllowed where a browser brings a wish to change something from somebody else's page."""
+    if arrived.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise NotAllowed(f"a page of another site may not {what} here")
 
 
 @dataclass(frozen=True)

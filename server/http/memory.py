@@ -1,4 +1,4 @@
-"""Shared memory over HTTP, and what the field's servers have and this one has not, each with the words of gRPC."""
+"""Shared memory over HTTP: the methods of the gRPC service, asked with JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from server.errors import InvalidInput
 from server.http import documents, messages
 from server.http.documents import Documents, field, plain, what
-from server.http.endpoint import Arrived, Handler, Operation
+from server.http.endpoint import Arrived, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
 from server.open_inference.stubs import grpc_service_pb2 as pb
 
@@ -40,22 +40,6 @@ class MemoryRoutes:
             ),
         ]
 
-    def absent(self) -> list[Operation]:
-        """What is told that it is not here, instead of 404."""
-        start = "/v2/cudasharedmemory"
-        paths = [
-            *(("GET", f"{place}/status", "CudaSharedMemoryStatus") for place in (start, f"{start}/region/{{region}}")),
-            ("POST", f"{start}/region/{{region}}/register", "CudaSharedMemoryRegister"),
-            *(
-                ("POST", f"{place}/unregister", "CudaSharedMemoryUnregister")
-                for place in (start, f"{start}/region/{{region}}")
-            ),
-            *((verb, "/v2/trace/setting", "TraceSetting") for verb in ("GET", "POST")),
-            *((verb, "/v2/models/{model}/trace/setting", "TraceSetting") for verb in ("GET", "POST")),
-            *((verb, "/v2/logging", "LogSettings") for verb in ("GET", "POST")),
-        ]  # fmt: skip
-        return [Operation(verb, path, name, self._absent(name)) for verb, path, name in paths]
-
     async def _status(self, arrived: Arrived, call: Call) -> Response:
         asked = pb.SystemSharedMemoryStatusRequest(name=arrived.path.get("region", ""))
         reply = await self._methods["SystemSharedMemoryStatus"](asked.SerializeToString(), call)
@@ -63,6 +47,7 @@ class MemoryRoutes:
         return documents.response([plain(regions[name]) for name in sorted(regions)])
 
     async def _register(self, arrived: Arrived, call: Call) -> Response:
+        refuse_other_sites(arrived, "register shared memory")
         document = messages.an_object(await self._reader.read(arrived.body), "the body")
         asked = pb.SystemSharedMemoryRegisterRequest(
             name=arrived.path["region"],
@@ -74,15 +59,10 @@ class MemoryRoutes:
         return documents.response({})
 
     async def _unregister(self, arrived: Arrived, call: Call) -> Response:
+        refuse_other_sites(arrived, "unregister shared memory")
         asked = pb.SystemSharedMemoryUnregisterRequest(name=arrived.path.get("region", ""))
         await self._methods["SystemSharedMemoryUnregister"](asked.SerializeToString(), call)
         return documents.response({})
-
-    def _absent(self, name: str) -> Handler:
-        async def answer(_arrived: Arrived, call: Call) -> Response:
-            return Response(await self._methods[name](b"", call))
-
-        return answer
 
 
 def _uint64(document: dict[str, Any], name: str) -> int:

@@ -20,6 +20,7 @@ from server.open_inference.tensors import DATATYPES, Given
 
 HEADER_LENGTH = "inference-header-content-length"
 _MOST = 1000  # tensors or parameters of a request: far more than any model has
+_LARGE = 64 << 10  # bytes of an answer
 _INT64, _UINT64 = 1 << 63, 1 << 64
 
 
@@ -129,7 +130,13 @@ def _put(into: Any, owner: dict[str, Any]) -> None:
 
 
 async def write(response: pb.ModelInferResponse, binary: bool) -> Response:
-    """The answer, its tensors as JSON or behind it as bytes."""
+    """The answer, its tensors as JSON or behind it as bytes; a large one is written in a thread."""
+    if response.ByteSize() < _LARGE:
+        return _written(response, binary)
+    return await asyncio.to_thread(_written, response, binary)
+
+
+def _written(response: pb.ModelInferResponse, binary: bool) -> Response:
     raws = iter(response.raw_output_contents)
     outputs, behind = list[dict[str, Any]](), list[bytes]()
     for output in response.outputs:
@@ -148,8 +155,7 @@ async def write(response: pb.ModelInferResponse, binary: bool) -> Response:
         document["id"] = response.id
     document |= {"parameters": {name: plain(value) for name, value in sorted(response.parameters.items())}}
     document["outputs"] = outputs
-    head = await asyncio.to_thread(documents.write, document) if response.ByteSize() > 1 << 18 else None
-    head = head or documents.write(document)
+    head = documents.write(document)
     if not behind:
         return Response(head, media_type=documents.JSON)
     headers = {HEADER_LENGTH: str(len(head))}

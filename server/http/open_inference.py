@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from starlette.responses import Response
 
-from server.errors import NotAllowed
 from server.http import documents, messages
 from server.http.documents import Documents, field, plain
-from server.http.endpoint import Arrived, Operation
+from server.http.endpoint import Arrived, Operation, refuse_other_sites
 from server.interceptor import Call, Unary
-from server.open_inference.service import OpenInferenceService
+from server.open_inference import shared_memory
+from server.open_inference.service import ABSENT, OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as pb
 
 R = TypeVar("R", bound=Message)
@@ -52,6 +52,31 @@ class OpenInferenceRoutes:
             Operation("POST", "/v2/repository/models/{model}/unload", "RepositoryModelUnload", self._unload),
         ]
 
+    def absent(self) -> list[Operation]:
+        """What the field's servers have and this one has not: told so in the words of gRPC, and described nowhere."""
+        memory = [
+            ("GET" if what == "status" else "POST", f"/v2/{kind}sharedmemory{region}/{what}", name)
+            for kind, start in (("system", "System"), ("cuda", "Cuda"))
+            for what in ("status", "register", "unregister")
+            if (name := f"{start}SharedMemory{what.title()}") in ABSENT
+            for region in ("", "/region/{region}")
+        ]
+        settings = [
+            (verb, path, name)
+            for path, name in (
+                ("/v2/trace/setting", "TraceSetting"),
+                (f"{_MODEL}/trace/setting", "TraceSetting"),
+                ("/v2/logging", "LogSettings"),
+            )
+            if name in ABSENT
+            for verb in ("GET", "POST")
+        ]
+        return [Operation(verb, path, name, self._absent) for verb, path, name in memory + settings]
+
+    async def _absent(self, _arrived: Arrived, call: Call) -> Response:
+        await self._service.absent(b"", call)
+        raise AssertionError("it raises")
+
     async def _ask(self, kind: type[R], method: str, request: Message, call: Call) -> R:
         return kind.FromString(await self._methods[method](request.SerializeToString(), call))
 
@@ -65,6 +90,8 @@ class OpenInferenceRoutes:
             asked = messages.of_bytes(arrived.body, metadata, version)
         else:
             asked = await messages.read(arrived.body, length, self._reader, model, version)
+        if shared_memory.used(asked.request):
+            refuse_other_sites(arrived, "use shared memory")
         given = asked.given[:]
         asked.given.clear()  # that nobody holds lists of JSON while the rows wait
         return await messages.write(await self._service.infer(asked.request, given, call), asked.binary)
@@ -127,9 +154,8 @@ class OpenInferenceRoutes:
         return documents.response({})
 
     async def _control(self, arrived: Arrived) -> Mapping[str, pb.ModelRepositoryParameter]:
-        """The parameters of a wish to load or unload; NotAllowed where a browser brings it from somebody else's page."""
-        if arrived.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise NotAllowed("a page of another site may not load or unload models here")
+        """The parameters of a wish to load or unload."""
+        refuse_other_sites(arrived, "load or unload models")
         return messages.parameter_map(await self._document(arrived))
 
     async def _document(self, arrived: Arrived) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class OpenInferenceService:
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
             **self.memory.unary(),
-            **{method: _absent(method) for method in ABSENT},
+            **dict.fromkeys(ABSENT, self.absent),
         }
 
     async def server_live(self, message: bytes, _call: Call) -> bytes:
@@ -134,6 +134,11 @@ class OpenInferenceService:
         await self._repository.unload(name)
         return pb.RepositoryModelUnloadResponse().SerializeToString()
 
+    async def absent(self, _message: bytes, call: Call) -> bytes:
+        """What the field's servers have and this one has not."""
+        method = call.method.rpartition("/")[2]
+        raise Unsupported(f"this server has no {method}, nor anything of GPUs' memory, trace or log settings")
+
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
         return (await self.infer(*tensors.read_request(message), call)).SerializeToString()
@@ -204,12 +209,3 @@ class OpenInferenceService:
 
     def _find(self, name: str, version: str) -> Served:
         return self._repository.find(name, checks.version(version))
-
-
-def _absent(method: str) -> Unary:
-    """What the field's servers have and this one has not."""
-
-    async def answer(_message: bytes, _call: Call) -> bytes:
-        raise Unsupported(f"this server has no {method}, nor anything of GPUs' memory, trace or log settings")
-
-    return answer

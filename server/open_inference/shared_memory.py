@@ -17,6 +17,7 @@ from pathlib import Path
 
 from server.errors import InvalidInput, QueueFull, RegionExists, UnknownRegion, Unsupported, first_line
 from server.open_inference import parameters
+from server.open_inference.stubs import grpc_service_pb2 as pb
 
 FOLDER = Path("/dev/shm")
 MOST_REGIONS = 256  # each is an open file
@@ -169,6 +170,12 @@ def place(given: parameters.Parameters, regions: Regions | None) -> Place | None
     if regions is None:
         raise Unsupported("this server has no shared memory: it was not started with --shared-memory")
     return regions.place(given)
+
+
+def used(request: pb.ModelInferRequest) -> bool:
+    """True if a tensor of the request is said to lie in shared memory."""
+    given = (*(tensor.parameters for tensor in request.inputs), *(tensor.parameters for tensor in request.outputs))
+    return any(REGION in parameters for parameters in given)
 
 
 def fits(place: Place, size: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
+import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -272,6 +274,30 @@ def test_wrong_lengths_of_the_binary_extension_are_named(server: LiveServer) -> 
     twice = document()
     twice["inputs"][0]["parameters"] = {"binary_data_size": 48}
     assert "has data and binary_data_size" in ask(server, INFER, *behind(twice, ROWS.tobytes())).error
+
+
+def test_damaged_requests_are_answered_or_refused_as_the_callers_mistake(server: LiveServer) -> None:
+    """Bodies with a few bytes changed, in JSON and with bytes behind it, never are an internal error, and each answer
+    is JSON. All on one connection, which goes on after each refusal."""
+    generator = random.Random(0)
+    good = (
+        (json.dumps(document(outputs=[{"name": "probabilities", "parameters": {"classification": 2}}])).encode(), {}),
+        binary(ROWS, parameters={"priority": 1, "timeout": 5_000_000}, id="x"),
+    )
+    assert server.app.gateway is not None
+    connection = http.client.HTTPConnection("127.0.0.1", server.app.gateway.port, timeout=30)
+    for number in range(800):
+        body, headers = good[number % 2]
+        data = bytearray(body)
+        for _ in range(generator.randrange(1, 4)):
+            data[generator.randrange(len(data))] = generator.choice(b'[]{}",:019-.eEN\\ \x00\xff')
+        connection.request("POST", INFER, bytes(data), headers)
+        response = connection.getresponse()
+        text = response.read()
+        assert response.status in (200, 400, 404, 504), (bytes(data), text)
+        if web.HEADER_LENGTH not in {name.lower() for name in response.headers}:
+            web.strict(text)
+    connection.close()
 
 
 SAME = {

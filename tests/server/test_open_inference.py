@@ -17,6 +17,7 @@ from google.protobuf import descriptor_pool
 from onnx import TensorProto
 
 from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.statistics import MOST_SIZES, Statistics
 from tests import models
 from tests.conftest import LiveServer
 from tests.server.open_inference import call, infer, number, output, params, probabilities, refused, stream, texts
@@ -306,6 +307,17 @@ def test_statistics_tell_of_each_size_of_batch(server: LiveServer) -> None:
     assert [(batch.batch_size, batch.compute_infer.count) for batch in found.batch_stats] == [(1, 1), (5, 2)]
     assert min(batch.compute_infer.ns for batch in found.batch_stats) > 0
     assert sum(batch.compute_infer.count for batch in found.batch_stats) == found.execution_count
+
+
+def test_statistics_tell_only_so_many_sizes_apart() -> None:
+    """Beyond the most, batches of new sizes are counted together with all, and those of known sizes still each."""
+    counts = Statistics()
+    compute = counts.counted(lambda rows: rows)
+    for size in (*range(1, MOST_SIZES + 10), 1):
+        compute(np.empty((size, 0), np.float32))
+    assert counts.batches == MOST_SIZES + 10
+    assert [size for size, _ in counts.sizes()] == list(range(1, MOST_SIZES + 1))
+    assert counts.sizes()[0][1][0] == 2
 
 
 @pytest.mark.parametrize("given", [False, True])

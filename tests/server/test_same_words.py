@@ -282,6 +282,25 @@ def test_no_pictures_and_too_many_are_told_the_same(strict: LiveServer) -> None:
     assert empty.code is INVALID
 
 
+ABSENT = {
+    "SystemSharedMemoryStatus": "/v2/systemsharedmemory/status",
+    "SystemSharedMemoryRegister": "/v2/systemsharedmemory/region/x/register",
+    "CudaSharedMemoryUnregister": "/v2/cudasharedmemory/region/x/unregister",
+    "TraceSetting": "/v2/models/pets/trace/setting",
+    "LogSettings": "/v2/logging",
+}
+
+
+@pytest.mark.parametrize("method", ABSENT)
+def test_what_is_absent_is_told_the_same_over_grpc_and_http(strict: LiveServer, method: str) -> None:
+    """UNIMPLEMENTED is 501, in the same words."""
+    call = strict.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+    body = None if method == "SystemSharedMemoryStatus" else b"{}"
+    reply = web.ask(strict, ABSENT[method], body)
+    assert reply.status == 501
+    assert over_grpc(lambda: call(b"")) == Told(CODE.UNIMPLEMENTED, reply.error)
+
+
 def test_a_stopping_server_is_told_the_same(repository: Path, serve: Serve) -> None:
     """While calls in progress are finished, new ones get UNAVAILABLE, over HTTP 503, in the same words."""
     server = serve(models=repository, http_port=0)

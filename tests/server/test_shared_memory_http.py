@@ -122,6 +122,27 @@ def test_what_is_absent_is_501(memory: LiveServer, method: str, path: str, name:
     assert (reply.status, reply.error.startswith(f"this server has no {name}, nor anything of")) == (501, True)
 
 
+@pytest.mark.parametrize("path", [f"{REGION}/register", f"{REGION}/unregister", "/v2/systemsharedmemory/unregister"])
+def test_a_page_of_another_site_may_change_nothing(memory: LiveServer, path: str) -> None:
+    """What a browser says to come from elsewhere is refused before its body is looked at."""
+    reply = ask(memory, path, b"rubbish", {"sec-fetch-site": "cross-site"})
+    assert (reply.status, "a page of another site may not" in reply.error) == (409, True)
+
+
+@pytest.mark.parametrize("place", ["inputs", "outputs"])
+def test_a_page_of_another_site_may_not_use_shared_memory(memory: LiveServer, place: str) -> None:
+    """Neither as what is read nor as what is written; without it, it may ask."""
+    document: dict[str, Any] = {
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 4, 4], "data": [0] * 16}],
+        "outputs": [{"name": "probabilities"}],
+    }
+    headers = {"sec-fetch-site": "cross-site"}
+    assert ask(memory, "/v2/models/pets/infer", document, headers).status == 200
+    document[place][0]["parameters"] = region()
+    reply = ask(memory, "/v2/models/pets/infer", document, headers)
+    assert (reply.status, reply.error) == (409, "a page of another site may not use shared memory here")
+
+
 def test_without_the_setting_it_is_501(repository: Path, serve: Callable[..., LiveServer]) -> None:
     """With the flag that would make it."""
     server = serve(models=repository, http_port=0)
