@@ -48,8 +48,11 @@ def key(*parts: Any) -> str:
 def claim(root: Path, model: str, wanted: str, fresh: bool) -> Claim:
     """The newest unfinished run of this model with this key that nobody works on, or else a new run's folder."""
     for place in [] if fresh else sorted((root / model).glob(f"*/{UNFINISHED}"), reverse=True):
-        if _read_key(place) == wanted and not (place.parent / "metrics.json").exists() and (lock := _locked(place)):
+        if _read_key(place) != wanted or (lock := _locked(place)) is None:
+            continue
+        if not (place.parent / "metrics.json").exists():  # asked under the lock: its owner may just have completed it
             return Claim(place.parent, lock)
+        lock.close()
     folder = run.start(root, model)
     (folder / UNFINISHED).mkdir()
     lock = _locked(folder / UNFINISHED)
@@ -95,22 +98,19 @@ class Progress:
 
     def begin(self) -> int:
         """Take up what is on the disk, if anything; the number of epochs that are done. The optimizer must be built."""
-        if self._file.exists():
-            self._restore()
+        if self._file.exists() and self._restore():
             say(f"going on in {self._file.parent.parent} after epoch {self.epochs}")
         self._begun = time.perf_counter() - self.seconds
         return self.epochs
 
     def epoch_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Note what the epoch (counted from 0) gave, keep it if it is the best, and write all down."""
-        if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
-            self._model.stop_training = self.over = True
-            for name, value in logs.items():
-                self.history.setdefault(name, []).append(float(value))
-            return
-        self.epochs = epoch + 1
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
+        if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
+            self._model.stop_training = self.over = True
+            return
+        self.epochs = epoch + 1
         if logs["val_loss"] < self._best:
             self._best, self._best_epoch = logs["val_loss"], self.epochs
             self._best_weights = self._model.get_weights()
@@ -145,7 +145,7 @@ class Progress:
             os.fsync(file.fileno())
         draft.replace(self._file)
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
         try:
             with np.load(self._file, allow_pickle=False) as stored:
                 words = json.loads(str(stored["words"]))
@@ -153,9 +153,10 @@ class Progress:
                 best = [stored[f"best{i}"] for i in range(len(self._model.weights))]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             say(f"note: {self._file} is damaged, so the fit begins anew")
-            return
+            return False
         for variable, value in zip(self._variables(), values, strict=True):
             variable.assign(value)
         self.history, self.seconds, self.epochs = words["history"], words["seconds"], words["epochs"]
         self.over, self._best, self._best_epoch = words["over"], words["best"], words["best_epoch"]
         self._best_weights = best
+        return True

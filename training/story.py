@@ -30,11 +30,11 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
     fit.set_precision(options.precision)
     with fit.strategy(options):
         model = recipe.network(dataset, options)
+        model.summary()
         neurons = model.output_shape[-1]
         steps = feed.steps(options, dataset)
         model.compile(fit.optimizer(options, steps), fit.loss(options, neurons), metrics=["accuracy"])
         model.optimizer.build(model.trainable_variables)
-    model.summary()
 
     # ------------------------------------------------------------------------------------------------------------- fit
     claim = progress.claim(options.runs, options.name, _key(recipe, options, dataset), options.fresh == "yes")

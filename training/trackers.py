@@ -1,9 +1,9 @@
-"""Experiment trackers, one flag each: Keras' callback for TensorBoard, MLflow's for MLflow."""
+"""Experiment trackers, one flag each: Keras' own callback for TensorBoard, MLflow's client for MLflow."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,10 +34,16 @@ def callbacks(options: Namespace, folder: Path) -> Iterator[list[Any]]:
     if options.mlflow == "no":
         yield found
         return
+    import keras
     import mlflow
-    from mlflow.keras import MlflowCallback
 
-    mlflow.set_experiment(options.name)
-    with mlflow.start_run(run_name=folder.name) as tracked:
+    def note(epoch: int, logs: Mapping[str, float]) -> None:
+        mlflow.log_metrics(dict(logs), step=epoch + 1)
+
+    try:
+        mlflow.set_experiment(options.name)
+    except mlflow.exceptions.MlflowException as error:
+        raise UsageError(f"--mlflow: {' '.join(str(error).split())}") from None
+    with mlflow.start_run(run_name=folder.name):
         mlflow.log_params(as_json(options))
-        yield [*found, MlflowCallback(run=tracked, log_every_epoch=True)]
+        yield [*found, keras.callbacks.LambdaCallback(on_epoch_end=note)]

@@ -31,8 +31,15 @@ def test_tensorboard_gets_the_curves(tmp_path: Path) -> None:
 @pytest.mark.tensorflow
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed (requirements-trackers.txt)")
 def test_mlflow_gets_arguments_and_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--mlflow writes an experiment called as the model, with the settled arguments and the loss of each epoch."""
+    """--mlflow writes an experiment called as the model, with the settled arguments and the loss of each epoch.
+
+    A store that MLflow refuses is one line, with MLflow's own words, before the fit.
+    """
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
+    refused = run("training.mlp", tmp_path, *TINY, "--mlflow")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines()[-1].startswith("error: --mlflow: The filesystem tracking backend")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     finished(run("training.mlp", tmp_path, *TINY, "--mlflow"))
     written = {path.name for path in (tmp_path / "mlruns").rglob("*") if path.is_file()}
     assert {"loss", "val_loss", "learning_rate", "epochs"} <= written

@@ -3,7 +3,7 @@
     python -m training faces --data my-pictures/
 
 with my-pictures/no and my-pictures/yes, or whatever the two answers are called; the second, by the alphabet, is the one
-whose probability the neuron gives. MEASURED
+whose probability the neuron gives. How good it is depends on the pictures, so there is no target unless --target sets one.
 """
 
 from __future__ import annotations

@@ -5,7 +5,11 @@
 
 A table of a hundred rows or fewer is too small to hold some out. There every row is held out once: as many networks are
 fitted as there are rows, each on all the others, and each answers for its row (leave-one-out). What is written and
-served is one more network, fitted on all. MEASURED
+served is one more network, fitted on all.
+
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training logistic --data-dir DIR            85.71 %, 24 of 28 rows, each left out once
 """
 
 from __future__ import annotations
@@ -46,16 +50,21 @@ def whole(dataset: data.Dataset) -> data.Dataset:
 
 
 def leave_one_out(recipe: Recipe, options: argparse.Namespace, dataset: data.Dataset) -> command.Verdict:
-    """Fit N + 1 networks for N rows: N for the measure, the last for use."""
+    """Fit N + 1 times for N rows: N for the measure, the last for use."""
     clock = run.Clock()
     command.introduce(dataset)
-    fit.repeatable(options.seed)
     rows = dataset.train
+    if np.bincount(rows.labels).min() < 2:
+        raise DataError(f"{dataset.name} has a class of one row only; leaving it out leaves nothing to learn from")
+    fit.repeatable(options.seed)
+    neuron = Neuron(dataset, options)
     with clock.lap("evaluate"), fit.interruptible() as ctrl_c:
-        answers = np.concatenate([_answer(recipe, options, dataset, row, ctrl_c) for row in range(len(rows))])
+        answers = np.concatenate([neuron.without(row, ctrl_c) for row in range(len(rows))])
         test = evaluate.measure(answers, rows.labels, dataset.labels)
     with clock.lap("fit"), fit.interruptible() as ctrl_c:
-        model, history = _fitted(recipe, options, dataset, rows, ctrl_c)
+        history = neuron.learn(rows, ctrl_c)
+        model = recipe.network(dataset, options)
+        model.layers[-1].set_weights(neuron.model.get_weights())
 
     folder = run.start(options.runs, options.name)
     seen = evaluate.measure(evaluate.probabilities(model, rows.inputs), rows.labels, dataset.labels)
@@ -65,36 +74,53 @@ def leave_one_out(recipe: Recipe, options: argparse.Namespace, dataset: data.Dat
     return command.verdict(folder, test["accuracy"], options.target, "leave-one-out accuracy")
 
 
-def _answer(
-    recipe: Recipe, options: argparse.Namespace, dataset: data.Dataset, row: int, ctrl_c: Any
-) -> NDArray[np.float64]:
-    others = dataset.train.take(np.delete(np.arange(len(dataset.train)), row))
-    model, _ = _fitted(recipe, options, dataset, others, ctrl_c)
-    return evaluate.probabilities(model, dataset.train.inputs[row : row + 1])
+class Neuron:
+    """The neuron alone, fitted again and again from the same beginning; even the scaling has seen no row left out."""
 
+    def __init__(self, dataset: data.Dataset, options: argparse.Namespace) -> None:
+        from keras import Input, Sequential
 
-def _fitted(
-    recipe: Recipe, options: argparse.Namespace, dataset: data.Dataset, part: data.Part, ctrl_c: Any
-) -> tuple[Any, dict[str, list[float]]]:
-    """A network fitted on these rows alone; even the scaling of the columns has seen no other."""
-    if len(np.unique(part.labels)) < 2:
-        raise DataError(f"{dataset.name} has a class of one row only; leaving it out leaves nothing to learn from")
-    here = replace(dataset, train=part)
-    model = recipe.network(here, options)
-    neurons = model.output_shape[-1]
-    model.compile(fit.optimizer(options, feed.steps(options, here)), fit.loss(options, neurons), metrics=["accuracy"])
-    wanted = feed.targets(part.labels, options.loss, neurons)
-    weights = feed.class_weights(part.labels, len(dataset.labels), options.class_weights)[part.labels]
-    fitted = model.fit(
-        part.inputs,
-        wanted,
-        sample_weight=weights,
-        batch_size=feed.batch_size(options, here),
-        epochs=options.epochs,
-        callbacks=[ctrl_c],
-        verbose=0,
-    )
-    return model, fitted.history
+        self._dataset, self._options = dataset, options
+        self.model = Sequential([Input(dataset.row_shape), parts.outputs(dataset, options)])
+        self._neurons = self.model.output_shape[-1]
+        steps = feed.steps(options, dataset)
+        self.model.compile(fit.optimizer(options, steps), fit.loss(options, self._neurons), metrics=["accuracy"])
+        self.model.optimizer.build(self.model.trainable_variables)
+        self._variables = [*self.model.variables, *self.model.optimizer.variables]
+        self._beginning = [np.array(each) for each in self._variables]
+        self._mean = self._deviation = np.zeros(0, np.float32)
+
+    def learn(self, part: data.Part, ctrl_c: Any) -> dict[str, list[float]]:
+        """Fit on these rows alone; the curves."""
+        for variable, value in zip(self._variables, self._beginning, strict=True):
+            variable.assign(value)
+        self._mean, self._deviation = part.inputs.mean(axis=0), np.maximum(part.inputs.std(axis=0), 1e-7)
+        inputs, classes = self._scaled(part.inputs), len(self._dataset.labels)
+        wanted = feed.targets(part.labels, self._options.loss, self._neurons)
+        weights = feed.class_weights(part.labels, classes, self._options.class_weights)[part.labels]
+        size = feed.batch_size(self._options, self._dataset)
+        history: dict[str, list[float]] = {}
+        for epoch in range(self._options.epochs):
+            self.model.reset_metrics()
+            order = np.random.default_rng([self._options.seed, epoch]).permutation(len(part))
+            for start in range(0, len(part), size):
+                rows = order[start : start + size]
+                # Keras' fit takes ten times as long around so small a step.
+                said = self.model.train_on_batch(inputs[rows], wanted[rows], weights[rows], return_dict=True)
+                ctrl_c.on_train_batch_end(start)
+            for name, value in said.items():
+                history.setdefault(name, []).append(float(value))
+        return history
+
+    def without(self, row: int, ctrl_c: Any) -> NDArray[np.float64]:
+        """The answer [1, C] for this row of a fit on all the others."""
+        rows = self._dataset.train
+        self.learn(rows.take(np.delete(np.arange(len(rows)), row)), ctrl_c)
+        return evaluate.probabilities(self.model, self._scaled(rows.inputs[row : row + 1]))
+
+    def _scaled(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        scaled: NDArray[np.float32] = (inputs - self._mean) / self._deviation
+        return scaled
 
 
 RECIPE = Recipe(

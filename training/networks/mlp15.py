@@ -1,6 +1,8 @@
 """784-15-10: the smallest hidden layer that reads digits fairly well; 11,935 parameters.
 
-MEASURED
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training mlp15 --seeds 3        94.17 % of MNIST's 10,000 test digits, median of 3 seeds (94.13 to 94.60 %)
 """
 
 from pathlib import Path

@@ -16,7 +16,7 @@ RECIPE = Recipe(
     knobs=parts.DENSE,
     defaults={
         **{"data": "mnist", "hidden": "16,16", "activation": "sigmoid", "output": "sigmoid"},
-        **{"learning_rate": 1e-2, "patience": 10},
+        **{"optimizer": "adamw", "weight_decay": 0.03, "learning_rate": 1e-2, "patience": 0},
     },
     measured={"mnist": {"epochs": 40, "batch_size": 128, "target": 0.95}},
 )

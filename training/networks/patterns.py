@@ -1,6 +1,8 @@
 """Three sigmoid neurons that look at 7x7 pictures of a curve, a diagonal or a line: 150 parameters.
 
-MEASURED
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training patterns --seeds 3     98.75 % of 1,200 test pictures, median of 3 seeds (98.67 to 98.75 %)
 """
 
 from pathlib import Path
