@@ -80,7 +80,7 @@ def retrain(options: argparse.Namespace) -> tuple[int, str]:
     challenger = _load(candidate)
     rows, labels = _held_out(run)
 
-    accuracy = _accuracy(challenger.compute, rows, labels)
+    accuracy = _accuracy(challenger.probabilities, rows, labels)
     if champion is None:
         comparison = f"accuracy {accuracy:.4f} on {len(rows)} held-out rows"
     else:
@@ -149,7 +149,7 @@ def _published(options: argparse.Namespace) -> Champion | None:
             _say(f"{folder / str(version)} is passed over: {refused}")
             continue
         card = json.loads(model.card.json) if model.card else {}
-        return Champion(str(folder / str(version)), model.labels, card, model.compute)
+        return Champion(str(folder / str(version)), model.labels, card, model.probabilities)
     return None
 
 
@@ -271,7 +271,7 @@ def _watch(
         time.sleep(0.1)
     else:
         return NOT_LIVE, f"published {path}, but {options.server} did not take it within {options.wait:g} s: {last}"
-    off = float(np.abs(result.probabilities - challenger.compute(rows[:ROWS])).max())
+    off = float(np.abs(result.probabilities - challenger.probabilities(rows[:ROWS])).max())
     if off > LIVE_TOLERANCE:
         return NOT_LIVE, f"published {path}; the server answers with it, but its probabilities are off by {off:.2g}"
     seconds = time.monotonic() - started

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import network as nw
-from .errors import NotAClassifierError
+from .errors import NotAClassifierError, UnsupportedLayerError
 
 SIGN = type(keras.ops.sign(keras.KerasTensor((1,)))._keras_history.operation)
 """The class of the operation that keras.ops.sign leaves in a Functional model; it has no public name."""
@@ -46,10 +46,26 @@ class Head(Enum):
         if self in _TWO_COLUMNS:
             net.output = net.add(nw.BothSides("two_classes", [net.output], (2,)))
 
-    def apply(self, output: Any) -> Any:
-        """Do the same to a Keras tensor [N, neurons]; gives [N, classes]."""
+    def temper(self, net: nw.Network, temperature: float) -> None:
+        """Divide the logits before the last softmax; `fold` will melt that into the layer before.
+
+        UnsupportedLayerError where the network does not end in a softmax over the classes.
+        """
+        last = net.find(net.output)
+        if not isinstance(last, nw.Softmax) or len(last.shape) != 1:
+            raise UnsupportedLayerError("a temperature: the network does not end in a softmax")
+        scale, offset = np.array(1 / temperature), np.array(0.0)
+        net.insert_before(nw.Affine("temperature", list(last.inputs), last.shape, scale, offset), last)
+
+    def apply(self, output: Any, temperature: float = 1.0) -> Any:
+        """Do the same to a Keras tensor [N, neurons]; gives [N, classes].
+
+        The logarithm of a softmax is its logits but for a constant, by which the temperature finds them again.
+        """
         if self is Head.LOGITS:
-            return keras.ops.softmax(output, axis=-1)
+            return keras.ops.softmax(output / temperature, axis=-1)
+        if self is Head.PROBABILITIES and temperature != 1:
+            return keras.ops.softmax(keras.ops.log(keras.ops.maximum(output, 1e-37)) / temperature, axis=-1)
         if self is Head.LOGIT:
             output = keras.ops.sigmoid(output)
         if self in _TWO_COLUMNS:

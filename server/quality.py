@@ -14,8 +14,8 @@ from server.drift import LEAST_ROWS, MOST_BINS, OTHER, Reference, Window, folded
 from server.tally import Histogram
 
 CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
-# A score is whatever a model's card says, of either sign and without an end.
-SCORES = (-100, -30, -10, -3, -1, -0.3, 0, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+# Of our own models a score over 1 is out of distribution; others' cards may have any scale, of either sign.
+SCORES = (-10, -1, 0, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 100)
 LONGEST_LABEL = 100  # characters of a class's name; GetModel has all
 VERSION = ("model", "version")
 # Each process tells the counts of its own window here, and whoever is scraped makes the indices of their sum.

@@ -253,7 +253,7 @@ class Repository:
             shelf.entries[version] = Entry(name, version, signature, state, str(error), still)
             return
         weakref.finalize(model, memory.give_back).atexit = False
-        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
+        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels, model.ood_threshold)
         observe = self._observe(name, version, model)
         statistics = Statistics()
         served = Served(name, version, model, self._lane(model, statistics, observe), writer, statistics)
@@ -271,7 +271,7 @@ class Repository:
         told = []
         if self._metrics:
             reference = model.card.reference if model.card else None
-            told.append(self._metrics.lane(name, version, Answers(model.labels, reference)))
+            told.append(self._metrics.lane(name, version, Answers(model.labels, reference, model.ood_threshold)))
         if self._tracing is not None:
             told.append(self._tracing.observe(name, version))
         return each_of(told)

@@ -4,11 +4,12 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from training import command
+from training import command, compare
 from training.networks import NAMES, find
 
 HEAD = """\
 python -m training NETWORK [flags]    trains, and prints the run folder
+python -m training compare RUN RUN…   prints a table of runs
 
 """
 TAIL = """
@@ -22,6 +23,8 @@ TAIL = """
 def main(argv: Sequence[str]) -> int:
     """The exit status."""
     name, *flags = argv or ["--help"]
+    if name == "compare":
+        return compare.main(flags)
     if name in NAMES:
         return command.main(name, flags)
     if name in ("-h", "--help"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from training import arguments, command, data, evaluate, feed, fit, progress, report, run, trackers
+from training import arguments, assess, calibrate, command, data, evaluate, feed, fit, progress, report, run, trackers
 from training.errors import UsageError
 from training.recipe import Recipe
 
@@ -62,29 +62,25 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
 
     # -------------------------------------------------------------------------------------------------------- evaluate
     with clock.lap("evaluate"):
-        guesses = evaluate.probabilities(model, dataset.validation.inputs)
-        validation = evaluate.measure(guesses, dataset.validation.labels, dataset.labels)
-        answers = evaluate.probabilities(model, dataset.test.inputs)  # once, here, and never to choose anything
-        test = evaluate.measure(answers, dataset.test.labels, dataset.labels)
+        assessment = assess.assess(model, dataset)
 
     # ----------------------------------------------------------------------------------------------------------- write
-    result = run.Result(
-        recipe.id, recipe.script, options, dataset, model, history, validation, test, answers, clock.seconds
-    )
+    result = run.Result(recipe.id, recipe.script, options, dataset, model, history, assessment, clock.seconds)
     metrics = run.write(folder, result)
     if dataset.official is not None:
-        metrics["metrics"]["official_test"] = beside(model, dataset.official, dataset.labels)
+        metrics["metrics"]["official_test"] = beside(model, dataset.official, dataset.labels, assessment.temperature)
     report.write(folder, result, metrics)
     run.complete(folder, metrics)
     claim.release()
 
     # --------------------------------------------------------------------------------------------------------- verdict
-    return command.verdict(folder, test["accuracy"], options.target)
+    return command.verdict(folder, assessment.test["accuracy"], options.target)
 
 
-def beside(model: Any, part: data.Part, labels: tuple[str, ...]) -> dict[str, Any]:
+def beside(model: Any, part: data.Part, labels: tuple[str, ...], temperature: float) -> dict[str, Any]:
     """The figures of the source's own test part, told beside those of the held-out rows."""
-    figures = evaluate.measure(evaluate.probabilities(model, part.inputs), part.labels, labels)
+    answers = calibrate.tempered(evaluate.probabilities(model, part.inputs), temperature)
+    figures = evaluate.measure(answers, part.labels, labels)
     command.say(f"accuracy {figures['accuracy']:.2%} on the source's own {len(part):,} test rows")
     return figures
 

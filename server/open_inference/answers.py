@@ -83,13 +83,16 @@ async def put_away(response: pb.ModelInferResponse, want: Wanted, regions: Regio
 
 def write(answer: Answer, want: Wanted, served: Served) -> pb.ModelInferResponse:
     """The answer; InvalidInput names a row that has no finite probabilities."""
-    wire.winners(answer.rows)
+    probabilities, scores = wire.split(answer.rows, served.model.classes)
+    wire.winners(probabilities)
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.version), id=want.id)
     _say_where_from(response, answer, served)
+    if scores is not None and served.model.ood_threshold is not None:
+        _say_how_strange(response, scores, served.model.ood_threshold)
     if want.classes:
-        _put_texts(response, _texts(answer.rows, want.classes, served.model.labels), want)
+        _put_texts(response, _texts(probabilities, want.classes, served.model.labels), want)
     else:
-        _put_probabilities(response, answer.rows, want)
+        _put_probabilities(response, probabilities, want)
     return response
 
 
@@ -99,6 +102,14 @@ def _say_where_from(response: pb.ModelInferResponse, answer: Answer, served: Ser
     response.parameters["queue_us"].int64_param = round(answer.queue_seconds * 1e6)
     response.parameters["compute_us"].int64_param = round(answer.compute_seconds * 1e6)
     response.parameters["batch_rows"].int64_param = answer.batch_rows
+
+
+def _say_how_strange(response: pb.ModelInferResponse, scores: np.ndarray, threshold: float) -> None:
+    """The rows' scores and verdicts, as text with commas: parameters hold no lists, and JSON no NaN."""
+    strange = wire.out_of_distribution(scores, threshold)
+    response.parameters["ood_score"].string_param = ",".join([f"{score:.6g}" for score in scores.tolist()])
+    response.parameters["out_of_distribution"].string_param = ",".join(["01"[each] for each in strange.tolist()])
+    response.parameters["ood_threshold"].double_param = threshold
 
 
 def _put_probabilities(response: pb.ModelInferResponse, rows: np.ndarray, want: Wanted) -> None:

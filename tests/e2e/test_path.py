@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
 
 
 def keras_says(run: Path, rows: np.ndarray) -> np.ndarray:
-    """The probabilities of the run's Keras model."""
+    """The probabilities of the run's Keras model, by the run's temperature."""
     import keras
 
     model = keras.models.load_model(run / "model.keras")
-    return np.concatenate([np.asarray(model(rows[i : i + 500], training=False)) for i in range(0, len(rows), 500)])
+    parts = [np.asarray(model(rows[i : i + 500], training=False), np.float64) for i in range(0, len(rows), 500)]
+    temperature = json.loads((run / "metrics.json").read_text())["calibration"]["temperature"]
+    powers = np.concatenate(parts) ** (1 / temperature)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def served(address: str, name: str, rows: np.ndarray) -> np.ndarray:
@@ -83,3 +87,20 @@ def test_mnist_reaches_its_bar_and_all_ten_thousand_answers_agree_with_keras(
     assert (answers.argmax(axis=1) == labels).mean() >= bar
     assert (answers.argmax(axis=1) == expected.argmax(axis=1)).all()
     assert np.abs(answers - expected).max() <= 1e-5
+
+
+def test_strange_pictures_are_told_from_digits(tmp_path: Path, start_server: Callable[[Path], str]) -> None:
+    """A network trained on digits, served, calls noise, flat and inverted pictures out of distribution; digits not."""
+    run = Path(run_module("-m", "training.mlp", "--epochs", "15", "--runs", str(tmp_path / "runs")))
+    run_module("-m", "export", str(run), "--models", str(tmp_path / "models"))
+    digits = np.load(run / "test.npz")["inputs"]
+    random = np.random.default_rng(0)
+    flat = np.broadcast_to(random.integers(0, 256, (200, 1, 1), np.uint8), (200, 28, 28))
+    strange = np.concatenate([random.integers(0, 256, (200, 28, 28), np.uint8), flat, 255 - digits])
+    with Client(start_server(tmp_path / "models")) as client:
+        usual, other = client.predict(digits), client.predict(strange)
+    assert usual.ood_score is not None
+    assert other.ood_score is not None
+    assert np.mean(usual.out_of_distribution) < 0.12  # 5 % of 143 validation rows set the threshold
+    assert np.mean(other.out_of_distribution) >= 0.99
+    assert np.array_equal(other.out_of_distribution, other.ood_score > 1)

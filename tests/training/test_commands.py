@@ -18,6 +18,7 @@ TINY = ("--limit", "200", "--epochs", "1")
 FILES = {
     *("model.keras", "samples.npz", "test.npz", "history.csv", "environment.json", "recipe.py", "metrics.json"),
     *("report.html", "curve_loss.png", "curve_accuracy.png", "confusion_matrix.png", "mistakes.png"),
+    *("reliability.png", "first_layer.png"),
 }
 
 

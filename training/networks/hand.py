@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from training import command, data, evaluate, fit, run
+from training import assess, command, data, evaluate, fit, run
 from training.recipe import Recipe
 
 
@@ -69,7 +69,8 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
         answers = evaluate.probabilities(model, dataset.test.inputs)
         test = evaluate.measure(answers, dataset.test.labels, dataset.labels)
     folder = run.start(options.runs, options.name)
-    result = run.Result(recipe.id, recipe.script, options, dataset, model, {}, test, test, answers, clock.seconds)
+    assessment = assess.as_they_are(test, test, answers, "the weights were given by hand")
+    result = run.Result(recipe.id, recipe.script, options, dataset, model, {}, assessment, clock.seconds)
     run.complete(folder, run.write(folder, result))
     reached = all(agrees(float(value), wanted) for value, wanted in zip(said, given.answers, strict=True))
     words = f"{given.inputs} gives {', '.join(f'{value:.5f}' for value in said)}"

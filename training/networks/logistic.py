@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training import command, data, evaluate, feed, fit, run, story
+from training import assess, command, data, evaluate, feed, fit, run, story
 from training.errors import DataError
 from training.networks import parts
 from training.networks.perceptron import two_classes_in_a_table
@@ -68,7 +68,8 @@ def leave_one_out(recipe: Recipe, options: argparse.Namespace, dataset: data.Dat
 
     folder = run.start(options.runs, options.name)
     seen = evaluate.measure(evaluate.probabilities(model, rows.inputs), rows.labels, dataset.labels)
-    result = run.Result(recipe.id, recipe.script, options, dataset, model, history, seen, test, answers, clock.seconds)
+    assessment = assess.as_they_are(seen, test, answers, "no row is left that the network did not learn from")
+    result = run.Result(recipe.id, recipe.script, options, dataset, model, history, assessment, clock.seconds)
     run.complete(folder, run.write(folder, result))
     return command.verdict(folder, test["accuracy"], options.target, "leave-one-out accuracy")
 

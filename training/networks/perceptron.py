@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training import command, data, evaluate, fit, run
+from training import assess, command, data, evaluate, fit, run
 from training.errors import DataError
 from training.recipe import Recipe
 
@@ -48,9 +48,8 @@ def train(recipe: Recipe, options: argparse.Namespace) -> command.Verdict:
 
     folder = run.start(options.runs, options.name)
     history = {"mistakes": [float(count) for count in mistakes]}
-    result = run.Result(
-        recipe.id, recipe.script, options, dataset, model, history, validation, test, answers, clock.seconds
-    )
+    assessment = assess.as_they_are(validation, test, answers, "a step says 0 or 1, and nothing between")
+    result = run.Result(recipe.id, recipe.script, options, dataset, model, history, assessment, clock.seconds)
     run.complete(folder, run.write(folder, result))
 
     rule = " + ".join(f"{weight:g}·{name}" for weight, name in zip(weights, dataset.features or (), strict=True))
