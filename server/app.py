@@ -10,20 +10,23 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from server import cpus, device
+from server import cpus, device, service, transports
 from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
+from server.express import Express
 from server.gateway import Gateway
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
 from server.metrics import Metrics
+from server.open_inference import service as open_inference
 from server.open_inference.service import OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as open_inference_pb2
 from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
-from server.transport import GrpcTransport, Handlers
+from server.transport import Handlers
+from server.transports import Transport
 from server.watch import changes
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ class App:
         self.config = config
         self.metrics = Metrics(config.shared_metrics) if config.http_port >= 0 else None
         self.gateway: Gateway | None = None
-        self.calls = Interceptor(self.metrics)
+        self.calls = Interceptor(self.metrics, config.max_calls)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -60,7 +63,7 @@ class App:
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
         try:
-            self.transport = GrpcTransport(self.config, self._services(), [open_inference_pb2.DESCRIPTOR])
+            self.transport = self._make_transport()
             self.gateway = self._make_gateway(str(chosen), workers)
             await self.repository.refresh()
             await self._tell_health()
@@ -104,16 +107,23 @@ class App:
             self.config.ready_file.unlink(missing_ok=True)
         log.info("stopped")
 
+    def _make_transport(self) -> Transport:
+        readers = {"Predict": service.plain, "ModelInfer": open_inference.plain}
+        fast = [(InferenceService.NAME, "Predict"), (OpenInferenceService.NAME, "ModelInfer")]
+        express = Express(self.repository, self.config, self.calls, readers)
+        files = [open_inference_pb2.DESCRIPTOR]
+        return transports.choose(self.config, self._services(), files, express, self.calls, fast)
+
     def _services(self) -> dict[str, Handlers]:
-        service = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        methods = InferenceService(self.repository, self.config, self._decoders, self.metrics)
         return {
-            service.NAME: {
-                "Predict": self.calls.unary("Predict", service.predict),
-                "PredictStream": self.calls.stream("PredictStream", service.predict_stream),
-                "GetModel": self.calls.unary("GetModel", service.get_model),
-                "ListModels": self.calls.unary("ListModels", service.list_models),
-                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(service.load_model)),
-                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(service.unload_model)),
+            methods.NAME: {
+                "Predict": self.calls.unary("Predict", methods.predict),
+                "PredictStream": self.calls.stream("PredictStream", methods.predict_stream),
+                "GetModel": self.calls.unary("GetModel", methods.get_model),
+                "ListModels": self.calls.unary("ListModels", methods.list_models),
+                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(methods.load_model)),
+                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(methods.unload_model)),
             },
             OpenInferenceService.NAME: self._open_inference(),
         }

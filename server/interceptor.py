@@ -7,8 +7,9 @@ import contextlib
 import logging
 import math
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from server.metrics import Metrics
 log = logging.getLogger("server.access")
 # Seconds by which a caller's deadline may pass before ours: the way of its request. It then cancels as any that leaves.
 HEAD_START = 0.1
+DRAIN_LOOK_SECONDS = 0.005
 
 
 @dataclass
@@ -47,20 +49,41 @@ Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 class Interceptor:
-    """Wraps handlers of bytes for grpc.aio, and counts the calls in progress."""
+    """Wraps handlers of bytes for a transport, and counts the calls in progress, which other threads have too."""
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics | None = None, most: int = 4096) -> None:
+        """most: calls in progress; `begin` takes no more."""
+        self._metrics, self._most = metrics, most
         self.in_progress = 0
         self.refusing = False
-        self._idle = asyncio.Event()
+        self._lock = threading.Lock()
 
     async def drain(self) -> None:
         """Refuses every new call from now on; returns when those in progress are finished."""
-        self.refusing = True
-        while self.in_progress:
-            self._idle.clear()
-            await self._idle.wait()
+        with self._lock:
+            self.refusing = True
+        while self.in_progress:  # noqa: ASYNC110 - other threads finish calls too
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
+    def begin(self, calls: int = 1) -> int:
+        """How many of so many calls may begin; they count as in progress until `end`. From any thread."""
+        with self._lock:
+            taken = 0 if self.refusing else max(0, min(calls, self._most - self.in_progress))
+            self.in_progress += taken
+        return taken
+
+    def end(self, calls: int = 1) -> None:
+        """So many calls have their status."""
+        with self._lock:
+            self.in_progress -= calls
+
+    def ended(self, call: Call, status: str, started: Sequence[float]) -> None:
+        """Tells metrics and log of calls that have the same status; started: of time.perf_counter(), of each."""
+        if self._metrics:
+            self._metrics.requests(call.method, call.model, call.version, status, started)
+        if log.isEnabledFor(logging.DEBUG):
+            for each in started:
+                _access(call, status, each)
 
     def unary(self, method: str, handler: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler of one message."""
@@ -91,9 +114,11 @@ class Interceptor:
         call = _call(method, context)
         started = time.perf_counter()
         status = "CANCELLED"
-        self.in_progress += 1
+        with self._lock:
+            self.in_progress += 1
+            refusing = self.refusing
         try:
-            if self.refusing:
+            if refusing:
                 raise Unavailable("the server is stopping; try again, there or elsewhere")
             yield call
             status = "OK"
@@ -104,8 +129,7 @@ class Interceptor:
             status = fault.code.name
             await _abort(context, fault)
         finally:
-            self.in_progress -= 1
-            self._idle.set()
+            self.end()
             if self._metrics and not (of_many and status in ("OK", "CANCELLED")):
                 if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
                     status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
@@ -118,14 +142,19 @@ def _call(method: str, context: Any) -> Call:
     return Call(method, math.inf if remaining is None else time.monotonic() + remaining)
 
 
-async def _abort(context: Any, fault: ServingError) -> None:
+def trailers(fault: ServingError) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of a fault."""
     metadata = []
     if fault.row is not None:
         metadata.append(("topclass-row", str(fault.row)))
     if fault.retry_after_ms:
         metadata.append(("grpc-retry-pushback-ms", str(fault.retry_after_ms)))
+    return tuple(metadata)
+
+
+async def _abort(context: Any, fault: ServingError) -> None:
     try:
-        await context.abort(fault.code, str(fault), tuple(metadata))
+        await context.abort(fault.code, str(fault), trailers(fault))
     except grpc.aio.AbortError:
         raise  # that is how abort ends
     except Exception as error:

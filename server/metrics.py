@@ -91,13 +91,19 @@ class Metrics:
 
     def request(self, method: str, model: str, version: str, code: str, started: float) -> None:
         """One request has ended. model, version: of what answers it, else empty. started: of time.perf_counter()."""
+        self.requests(method, model, version, code, [started])
+
+    def requests(self, method: str, model: str, version: str, code: str, started: Sequence[float]) -> None:
+        """Several have ended just now, in the same way."""
         series = self._series.get((method, model, version, code))
         if series is None:
             series = self._requests.labels(method, model, version, code), self._seconds.labels(method, model)
             self._series[method, model, version, code] = series
         count, seconds = series
-        count.inc()
-        seconds.observe(time.perf_counter() - started)
+        count.inc(len(started))
+        now = time.perf_counter()
+        for each in started:
+            seconds.observe(now - each)
 
     def lane(self, model: str, version: int) -> Observe:
         """What a version's lane tells of each batch."""

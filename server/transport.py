@@ -49,8 +49,8 @@ class GrpcTransport:
         self._guards = _guards(config, self.tokens)
         self.ready = self._leaving = False
 
-    async def listen(self) -> None:
-        """Binds and serves; StartError where the address cannot be had."""
+    async def listen(self, at: str = "") -> None:
+        """Binds and serves; StartError where the address cannot be had. at: another address than the config's."""
         self._server = grpc.aio.server(
             interceptors=self._guards,
             maximum_concurrent_rpcs=self._config.max_calls,
@@ -69,7 +69,7 @@ class GrpcTransport:
         if self._config.reflection:
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, _reflected(names, self._files))
-        address = self.address(self._config.grpc_port)
+        address = at or self.address(self._config.grpc_port)
         try:
             self.port = self._bind(address)
         except RuntimeError as error:
@@ -105,12 +105,21 @@ class GrpcTransport:
         arrives in its first moment with CANCELLED, which no client retries. Half-closed sockets deliver what was
         written, and a call that comes too late ends as UNAVAILABLE, on its client, by itself.
         """
-        listeners, connections = _sockets(self.port)
-        _shut(listeners, socket.SHUT_RDWR)
-        await asyncio.sleep(GOODBYE_SECONDS / 2)
-        _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
-        await asyncio.sleep(GOODBYE_SECONDS / 2)
+        await half_close(self.port)
+        await self.end()
+
+    async def end(self) -> None:
+        """Ends what is left, at once."""
         await self._server.stop(0)
+
+
+async def half_close(port: int) -> None:
+    """Ends this process's TCP connections on a local port, when what was written is delivered. See GrpcTransport."""
+    listeners, connections = _sockets(port)
+    _shut(listeners, socket.SHUT_RDWR)
+    await asyncio.sleep(GOODBYE_SECONDS / 2)
+    _shut(connections + _sockets(port)[1], socket.SHUT_WR)
+    await asyncio.sleep(GOODBYE_SECONDS / 2)
 
 
 def _reflected(names: Sequence[str], files: Sequence[FileDescriptor]) -> DescriptorPool:
@@ -125,7 +134,7 @@ def _reflected(names: Sequence[str], files: Sequence[FileDescriptor]) -> Descrip
 def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
     if tokens is None:
         return []
-    if not config.tls_certificate and not _is_loopback(config.host):
+    if not config.tls_certificate and not is_loopback(config.host):
         log.warning(
             "tokens cross the network in the clear: the server listens on %s without TLS; give --tls-certificate "
             "and --tls-key, or let only a proxy that has TLS reach it",
@@ -134,7 +143,8 @@ def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
     return [TokenInterceptor(tokens, config.open_health)]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -32,9 +32,9 @@ def read_request(message: bytes) -> tuple[pb.PredictRequest, memoryview]:
 
     InvalidInput where the bytes are no PredictRequest.
     """
-    with contextlib.suppress(ValueError, DecodeError):  # the library decides what is no message
-        if len(message) >= LARGE and (parsed := _read_large(message)):
-            return parsed
+    if len(message) >= LARGE and (found := find_tensor(message)):
+        request, start, stop = found
+        return request, memoryview(message)[start:stop]
     try:
         request = pb.PredictRequest.FromString(message)
     except DecodeError as error:
@@ -42,21 +42,23 @@ def read_request(message: bytes) -> tuple[pb.PredictRequest, memoryview]:
     return request, memoryview(request.tensor.data)
 
 
-def _read_large(message: bytes) -> tuple[pb.PredictRequest, memoryview] | None:
-    """The parts around one tensor's data, parsed by the library; None for a message of any other form."""
-    found = list(fields(message, most=_FEW))
-    inputs = [field for field in found if field.number in (_REQUEST_TENSOR, _REQUEST_IMAGES)]
-    if len(inputs) != 1 or inputs[0].number != _REQUEST_TENSOR or inputs[0].kind != BYTES:
-        return None
-    [tensor] = inputs
-    inner = list(fields(message, tensor.content, tensor.stop, most=_FEW))
-    data = [field for field in inner if field.number == _TENSOR_DATA and field.kind == BYTES]
-    if len(data) != 1:
-        return None
-    request = pb.PredictRequest.FromString(message[: tensor.start] + message[tensor.stop :])
-    request.tensor.MergeFromString(message[tensor.content : data[0].start] + message[data[0].stop : tensor.stop])
-    request.tensor.SetInParent()
-    return request, memoryview(message)[data[0].content : data[0].stop]
+def find_tensor(message: bytes) -> tuple[pb.PredictRequest, int, int] | None:
+    """A request without its tensor's data, and where these are; None for a message of any other form."""
+    with contextlib.suppress(ValueError, DecodeError):  # the library decides what is no message
+        found = list(fields(message, most=_FEW))
+        inputs = [field for field in found if field.number in (_REQUEST_TENSOR, _REQUEST_IMAGES)]
+        if len(inputs) != 1 or inputs[0].number != _REQUEST_TENSOR or inputs[0].kind != BYTES:
+            return None
+        [tensor] = inputs
+        inner = list(fields(message, tensor.content, tensor.stop, most=_FEW))
+        data = [field for field in inner if field.number == _TENSOR_DATA and field.kind == BYTES]
+        if len(data) != 1:
+            return None
+        request = pb.PredictRequest.FromString(message[: tensor.start] + message[tensor.stop :])
+        request.tensor.MergeFromString(message[tensor.content : data[0].start] + message[data[0].stop : tensor.stop])
+        request.tensor.SetInParent()
+        return request, data[0].content, data[0].stop
+    return None
 
 
 def winners(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +81,10 @@ class ResponseWriter:
         ).SerializeToString()
         self._all_labels = pb.PredictResponse(labels=labels).SerializeToString()
         self._rows = _Rows(labels)
+
+    def write_all(self, answers: Sequence[Answer], request: pb.PredictRequest) -> list[bytes]:
+        """The answers to several requests that want the same; InvalidInput where one has no finite probabilities."""
+        return [self.write(answer, request) for answer in answers]
 
     def write(self, answer: Answer, request: pb.PredictRequest) -> bytes:
         """The answer to a request; InvalidInput names a row that has no finite probabilities."""

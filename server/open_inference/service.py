@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
 from server import checks
 from server.config import Config
 from server.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
+from server.lanes import Answer
 from server.open_inference import answers, describe, parameters, tensors
 from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.plain import Plain, shape_of
 from server.protobuf import delimited
 from server.repository import Repository, Served, State
 from server.service import STREAM_WINDOW, parse
@@ -190,8 +192,39 @@ class OpenInferenceService:
         return answers.write(answer, want, served)
 
     def _find(self, name: str, version: str) -> Served:
-        if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
-            raise InvalidInput(
-                f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
-            )
-        return self._repository.find(name, int(version or 0))
+        return find(self._repository, name, version)
+
+
+def plain(message: bytes) -> Plain | None:
+    """A ModelInferRequest as a plain one; see `server/plain.py`."""
+    found = tensors.find_raw(message)
+    if found is None:
+        return None
+    request, start, stop = found
+    if len(request.inputs) != 1 or len(request.outputs) > 1 or request.parameters:
+        return None
+    [tensor] = request.inputs
+    dtype = tensors.DATATYPES.get(tensor.datatype)
+    shape = shape_of(tensor.shape, dtype, stop - start) if dtype else None
+    if dtype is None or shape is None or any(output.parameters for output in request.outputs):
+        return None
+
+    def look(repository: Repository) -> Served:
+        served = find(repository, request.model_name, request.model_version)
+        answers.wanted(request, served)
+        return served
+
+    def write(several: Sequence[Answer], served: Served) -> list[bytes]:
+        want = answers.wanted(request, served)
+        return [answers.write(answer, want, served).SerializeToString() for answer in several]
+
+    return Plain(start, stop, dtype, shape, look, write, tensor.name)
+
+
+def find(repository: Repository, name: str, version: str) -> Served:
+    """The version that a request names; InvalidInput, UnknownModel or Unavailable, with the words, where none is."""
+    if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
+        raise InvalidInput(
+            f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
+        )
+    return repository.find(name, int(version or 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from server import checks
 from server.config import Config
@@ -19,6 +20,7 @@ DATATYPES: dict[str, np.dtype] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(
 CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
 SHARED_MEMORY = "shared_memory_region"
 _MOST_FIELDS, _MOST_BESIDE = 1000, 1 << 20  # of a large request: fields, and bytes that are no elements
+_FEW = 64  # fields of a plain request
 _INPUTS, _CONTENTS, _RAW_INPUT_CONTENTS = 5, 5, 7
 _STEP = 1 << 16  # typed elements that are read at once; more are read in a thread, which lets others go between
 
@@ -36,6 +38,20 @@ def read_request(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]
     except ValueError as error:
         raise InvalidInput(f"the message is not a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from error
     return parse(pb.ModelInferRequest, rest), raw
+
+
+def find_raw(message: bytes) -> tuple[pb.ModelInferRequest, int, int] | None:
+    """A request without its one raw input, and where that is; None for a message of any other form."""
+    try:
+        found = [f for f in fields(message, most=_FEW) if f.number == _RAW_INPUT_CONTENTS]
+        if len(found) != 1 or found[0].kind != BYTES:
+            return None
+        request = pb.ModelInferRequest.FromString(message[: found[0].start] + message[found[0].stop :])
+    except (ValueError, DecodeError):
+        return None
+    if any(tensor.contents.ByteSize() or tensor.parameters for tensor in request.inputs):
+        return None
+    return request, found[0].content, found[0].stop
 
 
 def _split(message: bytes) -> tuple[bytes, list[memoryview]]:

@@ -24,7 +24,7 @@ class Hold:
         [served] = server.app.repository.ready()
         self._compute, self.batches = served.model.compute, list[int]()
         self.entered, self.go = threading.Event(), threading.Event()
-        served.lane.compute = self
+        served.lane.compute, served.lane.seconds = self, None  # what holds a worker must not hold the loop
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         self.batches.append(len(rows))
