@@ -62,7 +62,7 @@ class Batcher:
         observe: Observe | None = None,
         seconds: Predict | None = None,
     ) -> Lane:
-        """A queue for one model. compute: rows [n, …] → float32 [n, C], called on any worker, several at once.
+        """A queue for one model. compute: rows [n, …] → float32 [n, any], called on any worker, several at once.
 
         piece_rows: the most that a worker takes at once. split_rows: requests over this are cut into pieces.
         observe: is told of each batch that was computed. seconds: predicts what rows take; without, all is left to

@@ -26,7 +26,7 @@ Tell = Callable[[list["Ticket"]], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request's rows: float32 [n, C], and where the time went."""
+    """What became of a request's rows: float32 [n, C], or [n, C + 1] with a score, and where the time went."""
 
     rows: np.ndarray
     queue_seconds: float

@@ -244,7 +244,7 @@ class Repository:
             shelf.set(version, Entry(name, version, signature, state, str(error), still))
             return
         weakref.finalize(model, memory.give_back).atexit = False
-        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
+        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels, model.ood_threshold)
         observe = self._metrics.lane(name, version) if self._metrics else None
         statistics = Statistics()
         served = Served(name, version, model, self._lane(model, statistics, observe), writer, statistics)

@@ -24,6 +24,7 @@ MOST_ANSWER = (1 << 31) - 1  # bytes of a protobuf message
 _SLICE = 8 << 20  # bytes of an answer that are written at once; the rest waits as bytes only
 _WHOLE = 4 << 20  # bytes of prepared rows of one model
 _FEW = 64  # fields of a request, more than the proto has; the library takes apart what has more
+_STRANGENESS = 7  # bytes of a row's ood_score and out_of_distribution
 _REQUEST_TENSOR, _REQUEST_IMAGES, _TENSOR_DATA = 4, 5, 3
 
 
@@ -71,16 +72,44 @@ def winners(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return top, best
 
 
+def split(rows: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `Model.compute` gave, taken apart: probabilities [n, C], and scores [n] where it has that column."""
+    return (rows[:, :classes], rows[:, classes]) if rows.shape[1] > classes else (rows, None)
+
+
+def out_of_distribution(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Which rows [n] are unlike the training data; a score that is no number is of one that is."""
+    return ~(scores <= np.float32(threshold))
+
+
+def _strangeness(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """The fields ood_score and out_of_distribution of each row: uint8 [n, 7]."""
+    table = np.empty((len(scores), _STRANGENESS), np.uint8)
+    table[:, 0], table[:, 5] = tag(6, FIXED32)[0], tag(7, VARINT)[0]
+    table[:, 1:5] = _bytes(scores[:, None])
+    table[:, 6] = out_of_distribution(scores, threshold)
+    return table
+
+
 class ResponseWriter:
     """Writes PredictResponses of one loaded model."""
 
-    def __init__(self, model: str, version: int, sha256: str, provider: str, labels: Sequence[str]):
-        self._labels = labels
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        sha256: str,
+        provider: str,
+        labels: Sequence[str],
+        ood_threshold: float | None = None,
+    ):
+        """ood_threshold: where it is given, answers have one more column, the score that is over it or not."""
+        self._labels, self._threshold = labels, ood_threshold
         self._provenance = pb.PredictResponse(
             model=model, version=version, model_sha256=sha256, provider=provider
         ).SerializeToString()
         self._all_labels = pb.PredictResponse(labels=labels).SerializeToString()
-        self._rows = _Rows(labels)
+        self._rows = _Rows(labels, ood_threshold is not None)
 
     def write_all(self, answers: Sequence[Answer], request: pb.PredictRequest) -> list[bytes]:
         """The answers to several requests that want the same; InvalidInput where one has no finite probabilities."""
@@ -88,7 +117,7 @@ class ResponseWriter:
 
     def write(self, answer: Answer, request: pb.PredictRequest) -> bytes:
         """The answer to a request; InvalidInput names a row that has no finite probabilities."""
-        probabilities = answer.rows
+        probabilities, scores = split(answer.rows, len(self._labels))
         shape = Shape(not request.omit_probabilities, min(request.top_k, len(self._labels)))
         size = self._rows.longest(shape)
         if size * len(probabilities) > MOST_ANSWER:
@@ -97,9 +126,16 @@ class ResponseWriter:
                 "fewer rows, ask for a smaller top_k, or set omit_probabilities"
             )
         top, best = winners(probabilities)
+        strange = None if scores is None or self._threshold is None else _strangeness(scores, self._threshold)
         step = max(1, _SLICE // size)
         parts = [
-            self._rows.write(probabilities[at : at + step], top[at : at + step], best[at : at + step], shape)
+            self._rows.write(
+                probabilities[at : at + step],
+                top[at : at + step],
+                best[at : at + step],
+                None if strange is None else strange[at : at + step],
+                shape,
+            )
             for at in range(0, len(top), step)
         ]
         return b"".join(
@@ -136,15 +172,16 @@ class _ByClass:
 class _Rows:
     """Serialized predictions of one model. Numbers have a fixed width; labels, and rankings of them, have not."""
 
-    def __init__(self, labels: Sequence[str]):
+    def __init__(self, labels: Sequence[str], scored: bool):
         self._classes = len(labels)
+        self._strangeness = _STRANGENESS if scored else 0  # bytes, right behind the probability
         width = len(varint(self._classes - 1))
         index = [tag(1, VARINT) + varint(number, width) + tag(3, FIXED32) for number in range(self._classes)]
         text = [delimited(2, label.encode()) for label in labels]
         self._index, self._label = _ByClass(index), _ByClass(text)
         self._before_all = np.frombuffer(tag(4, BYTES) + varint(4 * self._classes), np.uint8)
         self._heads = [self._head(index, text, all_probabilities) for all_probabilities in (False, True)]
-        rest = 16 + self._index.width + self._label.width
+        rest = 16 + self._strangeness + self._index.width + self._label.width
         self._longest = rest, rest + len(self._before_all) + 4 * self._classes
         self._whole: list[Columns] = []  # for each class, where that is small: it grows with the square of the classes
         if self._classes * self._longest[True] <= _WHOLE:
@@ -156,7 +193,7 @@ class _Rows:
 
     def _head(self, index: Sequence[bytes], text: Sequence[bytes], all_probabilities: bool) -> _ByClass:
         """For each class all that stands before its probability, in a row without ranks: its size is known."""
-        rest = 4 + (len(self._before_all) + 4 * self._classes if all_probabilities else 0)
+        rest = 4 + self._strangeness + (len(self._before_all) + 4 * self._classes if all_probabilities else 0)
         sizes = [len(number) + rest + len(label) for number, label in zip(index, text, strict=True)]
         width = len(varint(max(sizes)))
         return _ByClass(
@@ -167,15 +204,22 @@ class _Rows:
         """Bytes of one row, or a few more, but never fewer."""
         return self._longest[shape.probabilities] + shape.ranks * self._rank.width
 
-    def write(self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, shape: Shape) -> bytes:
-        """The field `predictions` for float32 [n, C], its top classes [n] and their probabilities [n]."""
+    def write(
+        self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, strange: np.ndarray | None, shape: Shape
+    ) -> bytes:
+        """The field `predictions` for float32 [n, C], its top classes [n] and their probabilities [n].
+
+        strange: what `_strangeness` gives, for a model with a score.
+        """
         if shape.ranks:
-            return self._write_ranked(probabilities, top, best, shape)
+            return self._write_ranked(probabilities, top, best, strange, shape)
         rows, used = self._holes(top, shape.probabilities)
         value = self._heads[shape.probabilities].width
         rows[:, value : value + 4] = _bytes(best[:, None])
+        if strange is not None:
+            rows[:, value + 4 : value + 4 + self._strangeness] = strange
         if shape.probabilities:
-            first = value + 4 + len(self._before_all)
+            first = value + 4 + self._strangeness + len(self._before_all)
             rows[:, first : first + 4 * self._classes] = _bytes(probabilities)
         return bytes((rows if used is None else rows[used]).tobytes())
 
@@ -189,20 +233,24 @@ class _Rows:
     def _compose(self, top: np.ndarray, all_probabilities: bool) -> Columns:
         (head, _), (label, label_used) = self._heads[all_probabilities].of(top), self._label.of(top)
         value, before = head.shape[1], len(self._before_all)
-        end = value + 4 + (before + 4 * self._classes if all_probabilities else 0)
+        behind = value + 4 + self._strangeness
+        end = behind + (before + 4 * self._classes if all_probabilities else 0)
         rows = np.zeros((len(top), end + label.shape[1]), np.uint8)
         rows[:, :value], rows[:, end:] = head, label
         if all_probabilities:
-            rows[:, value + 4 : value + 4 + before] = self._before_all
+            rows[:, behind : behind + before] = self._before_all
         if label_used is None:
             return rows, None
         used = np.ones(rows.shape, bool)
         used[:, end:] = label_used
         return rows, used
 
-    def _write_ranked(self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, shape: Shape) -> bytes:
+    def _write_ranked(
+        self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, strange: np.ndarray | None, shape: Shape
+    ) -> bytes:
         """The same, with rankings, whose sizes differ from row to row."""
         content: list[Columns] = [self._index.of(top), (_bytes(best[:, None]), None)]
+        content += [] if strange is None else [(strange, None)]
         if shape.probabilities:
             before = np.broadcast_to(self._before_all, (len(top), len(self._before_all)))
             content += [(before, None), (_bytes(probabilities), None)]

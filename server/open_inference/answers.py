@@ -60,13 +60,14 @@ def check(want: Wanted, rows: int) -> None:
 
 def write(answer: Answer, want: Wanted, served: Served) -> pb.ModelInferResponse:
     """The answer; InvalidInput names a row that has no finite probabilities."""
-    wire.winners(answer.rows)
+    probabilities, _ = wire.split(answer.rows, served.model.classes)
+    wire.winners(probabilities)
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.version), id=want.id)
     _say_where_from(response, answer, served)
     if want.classes:
-        _put_texts(response, _texts(answer.rows, want.classes, served.model.labels), want)
+        _put_texts(response, _texts(probabilities, want.classes, served.model.labels), want)
     else:
-        _put_probabilities(response, answer.rows, want)
+        _put_probabilities(response, probabilities, want)
     return response
 
 
