@@ -109,16 +109,16 @@ class App:
 
     def _make_transport(self) -> Transport:
         readers = {"Predict": service.plain, "ModelInfer": open_inference.plain}
+        self._express = Express(self.repository, self.config, self.calls, readers)
         fast = [(InferenceService.NAME, "Predict"), (OpenInferenceService.NAME, "ModelInfer")]
-        express = Express(self.repository, self.config, self.calls, readers)
         files = [open_inference_pb2.DESCRIPTOR]
-        return transports.choose(self.config, self._services(), files, express, self.calls, fast)
+        return transports.choose(self.config, self._services(), files, self._express, self.calls, fast)
 
     def _services(self) -> dict[str, Handlers]:
         methods = InferenceService(self.repository, self.config, self._decoders, self.metrics)
         return {
             methods.NAME: {
-                "Predict": self.calls.unary("Predict", methods.predict),
+                "Predict": self.calls.unary("Predict", methods.predict, self._express.at_once),
                 "PredictStream": self.calls.stream("PredictStream", methods.predict_stream),
                 "GetModel": self.calls.unary("GetModel", methods.get_model),
                 "ListModels": self.calls.unary("ListModels", methods.list_models),
@@ -134,7 +134,8 @@ class App:
             "RepositoryModelLoad": self._then_tell_health(service.repository_model_load),
             "RepositoryModelUnload": self._then_tell_health(service.repository_model_unload),
         }
-        handlers = {method: self.calls.unary(method, handler) for method, handler in methods.items()}
+        at_once = {"ModelInfer": self._express.at_once}
+        handlers = {name: self.calls.unary(name, handler, at_once.get(name)) for name, handler in methods.items()}
         return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", service.model_stream_infer)}
 
     def _then_tell_health(self, handler: Unary) -> Unary:

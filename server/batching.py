@@ -98,7 +98,7 @@ class Batcher:
         with self._lock:
             mine = self._is_quiet() and lane.is_cheap(sum(len(ticket.rows) for ticket in tickets))
             if mine:
-                piece = self._at_once(lane, tickets)
+                piece = self._as_piece(lane, tickets)
                 self._running += 1
             else:
                 for ticket in tickets:
@@ -114,6 +114,18 @@ class Batcher:
                 self._running -= 1
         elif refused:
             _tell(refused)
+
+    def at_once(self, lane: Lane, ticket: Ticket) -> bool:
+        """See Lane.at_once."""
+        with self._lock:
+            if not (self._is_quiet() and lane.is_cheap(len(ticket.rows))):
+                return False
+            piece = self._as_piece(lane, [ticket])
+            self._running += 1
+        self._compute(piece)
+        with self._lock:
+            self._running -= 1
+        return ticket.error is None
 
     def leave(self, ticket: Ticket) -> None:
         """See Lane.leave."""
@@ -169,7 +181,7 @@ class Batcher:
     def _is_quiet(self) -> bool:
         return not (self._lanes or self._running or self._window)
 
-    def _at_once(self, lane: Lane, tickets: Sequence[Ticket]) -> Piece:
+    def _as_piece(self, lane: Lane, tickets: Sequence[Ticket]) -> Piece:
         """All of them as one piece, which never waited."""
         for ticket in tickets:
             ticket.started, ticket.taken, ticket.waiting = ticket.arrived, len(ticket.rows), False

@@ -44,6 +44,7 @@ def told(error: Exception, call: Call) -> ServingError:
     return ServingError(f"internal error; the server's log has it under request id {request_id}")
 
 
+AtOnce = Callable[[bytes, Call], bytes | None]
 Unary = Callable[[bytes, Call], Awaitable[bytes]]
 Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
@@ -85,10 +86,16 @@ class Interceptor:
             for each in started:
                 _access(call, status, each)
 
-    def unary(self, method: str, handler: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A handler of one message."""
+    def unary(self, method: str, handler: Unary, at_once: AtOnce | None = None) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler of one message. at_once: answers what needs no waiting; None for what does, or is wrong."""
 
         async def answer(message: bytes, context: Any) -> bytes:
+            if at_once and not self.refusing:
+                call, started = _call(method, context), time.perf_counter()
+                reply = at_once(message, call)
+                if reply is not None:
+                    self.ended(call, "OK", [started])
+                    return reply
             async with self._watched(method, context) as call:
                 return await handler(message, call)
             raise AssertionError("abort raises")

@@ -120,6 +120,13 @@ class Lane:
         """
         self._batcher.post(self, tickets)
 
+    def at_once(self, ticket: Ticket) -> bool:
+        """Computes its rows on this thread, if that is cheap and nothing else runs; False, and nothing, if not so.
+
+        False also where it could not be computed: `submit` says why.
+        """
+        return self._batcher.at_once(self, ticket)
+
     def leave(self, ticket: Ticket) -> None:
         """The caller of a posted ticket is gone: what is not computed yet never will be, and nobody is told."""
         self._batcher.leave(ticket)
