@@ -134,7 +134,7 @@ class Express:
     def _served(self, plain: Plain) -> Served | None:
         try:
             served = plain.find(self._repository)
-        except ServingError:
+        except Exception:  # the ordinary handler meets it again, and has the words
             return None
         return served if plain.fits(served, self._config) else None
 

@@ -119,6 +119,7 @@ class NativeTransport:
 
     async def close(self) -> None:
         """See GrpcTransport: no caller sees anything but answers and UNAVAILABLE."""
+        logging.getLogger("pygrpc_native").setLevel(logging.ERROR)  # it would warn that it can accept no more
         await half_close(self.port)
         await self._loop.run_in_executor(None, self._front.close)
         await self._loop.run_in_executor(None, self._thread.join)
@@ -199,6 +200,11 @@ class NativeTransport:
             self._tasks.pop(arrival.call_id, None)
 
 
+def told(trailing: Metadata) -> Metadata:
+    """What this package lets us send: names that begin with grpc- are its own, so ours take another beginning."""
+    return tuple((key.replace("grpc-", "topclass-", 1) if key.startswith("grpc-") else key, v) for key, v in trailing)
+
+
 class _Replies:
     """The front, as what is answered needs it."""
 
@@ -207,7 +213,7 @@ class _Replies:
 
     def refuse(self, call_id: int, fault: ServingError) -> None:
         """Ends a call with the status, the words and the trailing metadata of a fault."""
-        self._front.fail(call_id, fault.code.value[0], str(fault), trailers(fault))
+        self._front.fail(call_id, fault.code.value[0], str(fault), told(trailers(fault)))
 
 
 class Context:
@@ -231,5 +237,5 @@ class Context:
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Metadata = ()) -> None:
         """Ends the call with a status; raises AbortError, as grpc.aio does."""
-        self._front.fail(self._arrival.call_id, code.value[0], details, tuple(trailing))
+        self._front.fail(self._arrival.call_id, code.value[0], details, told(trailing))
         raise AbortError("told")
