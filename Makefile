@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test fuzz check format proto serve retrain soak fairness test-gpu test-clients test-containers clean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d ':')
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -48,6 +48,12 @@ soak: env  ## 200,000 mixed requests; memory must stay flat (some minutes)
 
 fairness: env  ## a lone caller beside bulk callers: who waits how long
 	$(PY) -m benchmarks.fairness
+
+bench-client: env  ## the Python client beside plain stubs: calls, its processor time, messages (some minutes)
+	$(PY) -m benchmarks.client $(ARGS)
+
+bench: env  ## the speed beside a plain grpcio server, as ratios; needs h2load: make bench ARGS=--quick
+	@$(PY) -m benchmarks.bench $(ARGS)
 
 test-gpu: env  ## the tests of --device cuda, with the real onnxruntime-gpu
 	scripts/test-gpu

@@ -16,6 +16,7 @@ from server.config import Config
 from server.errors import StartError
 from server.express import Express
 from server.gateway import Gateway
+from server.http.api import routes
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
 from server.metrics import Metrics
@@ -62,6 +63,8 @@ class App:
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
         self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
+        self._inference = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        self._open_inference = OpenInferenceService(self.repository, self.config, self._is_ready)
         try:
             self.transport = self._make_transport()
             self.gateway = self._make_gateway(str(chosen), workers)
@@ -115,7 +118,7 @@ class App:
         return transports.choose(self.config, self._services(), files, self._express, self.calls, fast)
 
     def _services(self) -> dict[str, Handlers]:
-        methods = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        methods = self._inference
         return {
             methods.NAME: {
                 "Predict": self.calls.unary("Predict", methods.predict, self._express.at_once),
@@ -125,18 +128,21 @@ class App:
                 "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(methods.load_model)),
                 "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(methods.unload_model)),
             },
-            OpenInferenceService.NAME: self._open_inference(),
+            OpenInferenceService.NAME: self._field_handlers(),
         }
 
-    def _open_inference(self) -> Handlers:
-        service = OpenInferenceService(self.repository, self.config, self._is_ready)
-        methods = service.unary() | {
-            "RepositoryModelLoad": self._then_tell_health(service.repository_model_load),
-            "RepositoryModelUnload": self._then_tell_health(service.repository_model_unload),
-        }
-        at_once = {"ModelInfer": self._express.at_once}
+    def _field_handlers(self) -> Handlers:
+        at_once, methods = {"ModelInfer": self._express.at_once}, self._field_methods()
         handlers = {name: self.calls.unary(name, handler, at_once.get(name)) for name, handler in methods.items()}
-        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", service.model_stream_infer)}
+        stream = self._open_inference.model_stream_infer
+        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", stream)}
+
+    def _field_methods(self) -> dict[str, Unary]:
+        """The unary methods of the Open Inference Protocol, whatever transport asks them."""
+        return self._open_inference.unary() | {
+            "RepositoryModelLoad": self._then_tell_health(self._open_inference.repository_model_load),
+            "RepositoryModelUnload": self._then_tell_health(self._open_inference.repository_model_unload),
+        }
 
     def _then_tell_health(self, handler: Unary) -> Unary:
         async def answer(message: bytes, call: Call) -> bytes:
@@ -170,7 +176,8 @@ class App:
             self._sample(metrics)
             return await asyncio.to_thread(metrics.exposition, accept)
 
-        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition)
+        asked = routes(self._inference, self._open_inference, self._field_methods(), self.calls, self.config)
+        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition, asked)
 
     def _sample(self, metrics: Metrics) -> None:
         metrics.now(self._batcher.waiting_rows, self.calls.in_progress)

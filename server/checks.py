@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,15 @@ def count(config: Config, rows: int) -> None:
         raise InvalidInput("the batch is empty")
     if rows > config.max_request_rows:
         raise InvalidInput(f"the batch has {rows} rows; the server takes at most {config.max_request_rows}")
+
+
+def version(text: str) -> int:
+    """The number of a version, 0 for empty text; InvalidInput where it is none."""
+    if not re.fullmatch(r"([1-9][0-9]{0,18})?", text):
+        raise InvalidInput(
+            f"the version is {text[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
+        )
+    return int(text or 0)
 
 
 def control(config: Config, method: str, model: str) -> None:

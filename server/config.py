@@ -37,7 +37,10 @@ class Config:
     transport: str = _setting("auto", "who speaks gRPC: grpcio, native (pygrpc-native), or auto, which says why")
     # Triton's again. The HTTP port is guarded as the other one is: TLS, callers' certificates, tokens.
     http_port: int = _setting(
-        8000, "port of /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics", low=-1, high=65535
+        8000,
+        "port of HTTP, with /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics",
+        low=-1,
+        high=65535,
     )
     device: str = _setting("auto", "auto, cpu, cuda, or cuda:0,cuda:1…; cuda fails where it cannot be used")
     # None: models of this kind need little, and one that has no memory left fails in the middle of a request.
@@ -64,6 +67,10 @@ class Config:
     # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
     max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
     max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)
+    # Lists take up to thirty times their bytes of JSON, and hold everybody up while they are read: numbers go as bytes.
+    max_json_bytes: int = _setting(8 * MIB, "most bytes of one JSON document", low=1024, high=2**31 - 1)
+    # Enough for a phone; and nobody holds a connection and its memory by sending a byte now and then.
+    body_seconds: float = _setting(10.0, "a body over HTTP may take so long, and a second more for each 64 KiB", low=0)
     # Twice the largest request: one may be computed while another waits.
     max_queue_rows: int = _setting(262_144, "most rows waiting, over all models; more is refused", low=1)
     max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models, pictures to decode too", low=1)

@@ -67,6 +67,18 @@ class QueueFull(ServingError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class TooLarge(ServingError):
+    """A request has more bytes than the server takes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class TooSlow(ServingError):
+    """A request took too long to arrive."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 class DeadlinePassed(ServingError):
     """The deadline passed while the request waited; it was not computed."""
 

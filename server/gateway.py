@@ -1,11 +1,11 @@
-"""The HTTP port: /metrics, /livez and /readyz, on the event loop of the server. Guarded as the gRPC port is."""
+"""The HTTP port, on the event loop of the server. Guarded as the gRPC port is; knows no models."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,8 +30,15 @@ Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]
 class Gateway:
     """An HTTP server. `bind`, then `serve`, then `close`."""
 
-    def __init__(self, config: Config, tokens: Tokens | None, ready: Callable[[], bool], metrics: Exposition):
-        """tokens: who may ask; None: everybody. ready: what /readyz says.
+    def __init__(
+        self,
+        config: Config,
+        tokens: Tokens | None,
+        ready: Callable[[], bool],
+        metrics: Exposition,
+        routes: Sequence[Route] = (),
+    ):
+        """tokens: who may ask; None: everybody. ready: what /readyz says. routes: what else is answered.
 
         metrics: gives what /metrics answers, and its content type, for the value of the header `accept`.
         """
@@ -39,6 +46,7 @@ class Gateway:
         self._config, self._ready, self._metrics = config, ready, metrics
         app: ASGIApp = Starlette(
             routes=[
+                *routes,
                 Route("/livez", self._live),
                 Route("/readyz", self._readiness),
                 Route("/metrics", self._tell_metrics),
@@ -138,8 +146,9 @@ class _Guard:
 
 async def _fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
     words = {
-        404: f"no {request.url.path[:200]!r} here; there are /metrics, /livez and /readyz",
-        405: f"{request.method[:20]} is not possible here; GET is",
+        404: f"no {request.url.path[:200]!r} here; GET /docs or /openapi.json lists what there is",
+        405: f"{request.method[:20]} is not possible here; {allowed or 'GET'} is",
     }
     return JSONResponse({"error": words.get(error.status_code, error.detail)}, error.status_code, error.headers)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -46,6 +47,7 @@ def told(error: Exception, call: Call) -> ServingError:
 
 AtOnce = Callable[[bytes, Call], bytes | None]
 Unary = Callable[[bytes, Call], Awaitable[bytes]]
+Tell = Callable[[ServingError], Awaitable[None]]
 Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
@@ -90,13 +92,14 @@ class Interceptor:
         """A handler of one message. at_once: answers what needs no waiting; None for what does, or is wrong."""
 
         async def answer(message: bytes, context: Any) -> bytes:
+            call = _call(method, context)
             if at_once and not self.refusing:
-                call, started = _call(method, context), time.perf_counter()
+                started = time.perf_counter()
                 reply = at_once(message, call)
                 if reply is not None:
                     self.ended(call, "OK", [started])
                     return reply
-            async with self._watched(method, context) as call:
+            async with self.watched(call, partial(_abort, context)):
                 return await handler(message, call)
             raise AssertionError("abort raises")
 
@@ -106,19 +109,20 @@ class Interceptor:
         """A handler of a stream of messages in both directions."""
 
         async def answer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async with self._watched(method, context, of_many=True) as call:
+            call = _call(method, context)
+            async with self.watched(call, partial(_abort, context), of_many=True):
                 async for reply in handler(messages, call):
                     yield reply
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
     @contextlib.asynccontextmanager
-    async def _watched(self, method: str, context: Any, of_many: bool = False) -> AsyncIterator[Call]:
-        """Around one call: refuses it, or counts it, gives a fault its status, and writes the log line.
+    async def watched(self, call: Call, tell: Tell, of_many: bool = False) -> AsyncIterator[None]:
+        """Around one call of any transport: refuses it, or counts it, gives a fault its status, writes the log line.
 
-        of_many: its messages are counted one by one, by who answers them; the call as such only where it is refused.
+        tell: sends a fault to the caller. of_many: its messages are counted one by one, by who answers them; the call
+        as such only where it is refused.
         """
-        call = _call(method, context)
         started = time.perf_counter()
         status = "CANCELLED"
         with self._lock:
@@ -127,20 +131,23 @@ class Interceptor:
         try:
             if refusing:
                 raise Unavailable("the server is stopping; try again, there or elsewhere")
-            yield call
+            yield
             status = "OK"
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
             fault = told(error, call)
             status = fault.code.name
-            await _abort(context, fault)
+            try:
+                await tell(fault)
+            finally:
+                del fault  # its trace leads here: a cycle that would keep the request in memory for long
         finally:
             self.end()
             if self._metrics and not (of_many and status in ("OK", "CANCELLED")):
                 if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
                     status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
-                self._metrics.request(method, call.model, call.version, status, started)
+                self._metrics.request(call.method, call.model, call.version, status, started)
             _access(call, status, started)
 
 

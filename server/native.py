@@ -61,7 +61,7 @@ class NativeTransport:
         self._handlers: dict[str, Any] = {method: services[service][method].unary_unary for service, method in fast}
         self._paths = [f"/{service}/{method}" for service, method in fast]
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._waiting = 0  # arrived, and not yet counted by their handler
+        self._waiting, self._lock = 0, threading.Lock()  # arrived, and not yet counted by their handler
 
     @property
     def ready(self) -> bool:
@@ -168,7 +168,9 @@ class NativeTransport:
 
     def _with_room(self, arrivals: list[Arrival]) -> list[Arrival]:
         """As grpcio: one call more than the limit is refused before any handler."""
-        room = max(0, self._config.max_calls - self._calls.in_progress - self._waiting)
+        with self._lock:
+            room = max(0, self._config.max_calls - self._calls.in_progress - self._waiting)
+            self._waiting += min(room, len(arrivals))
         for arrival in arrivals[room:]:
             self._front.fail(
                 arrival.call_id, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], "Concurrent RPC limit exceeded!"
@@ -187,6 +189,8 @@ class NativeTransport:
 
     async def _handle(self, arrival: Arrival) -> None:
         context = Context(self._front, arrival)
+        with self._lock:
+            self._waiting -= 1
         try:
             reply = await self._handlers[arrival.method](arrival.message, context)
             self._front.respond(arrival.call_id, reply)

@@ -51,7 +51,22 @@ class InferenceService:
 
     async def predict(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
-        return await self._predict(*wire.read_request(message), call)
+        return await self.answer(*wire.read_request(message), call)
+
+    async def answer(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
+        """The bytes of a PredictResponse, whatever transport brought the request. data: its tensor's, if it has one."""
+        served = self._repository.find(request.model, request.version, request.alias)
+        call.model, call.version = served.name, str(served.version)
+        if request.model_sha256 and request.model_sha256 != served.model.sha256:
+            raise OtherModel(
+                f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
+                f"has {served.model.sha256}"
+            )
+        if request.priority > LOWEST_PRIORITY:
+            raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
+        rows = await self._rows(request, data, served, call)
+        answer = await served.submit(rows, call.deadline, request.priority)
+        return served.writer.write(answer, request)
 
     async def predict_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Replies come as they are ready; when the caller leaves, what is unfinished is dropped."""
@@ -123,7 +138,7 @@ class InferenceService:
         try:
             request = parse(pb.PredictStreamRequest, message)
             reply.id = request.id
-            response = await self._predict(request.request, memoryview(request.request.tensor.data), call)
+            response = await self.answer(request.request, memoryview(request.request.tensor.data), call)
             code = "OK"
             return wire.stream_reply(request.id, response)
         except Exception as error:
@@ -135,20 +150,6 @@ class InferenceService:
             if self._metrics:
                 self._metrics.request(call.method, call.model, call.version, code, started)
         return reply.SerializeToString()
-
-    async def _predict(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
-        served = self._repository.find(request.model, request.version, request.alias)
-        call.model, call.version = served.name, str(served.version)
-        if request.model_sha256 and request.model_sha256 != served.model.sha256:
-            raise OtherModel(
-                f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
-                f"has {served.model.sha256}"
-            )
-        if request.priority > LOWEST_PRIORITY:
-            raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
-        rows = await self._rows(request, data, served, call)
-        answer = await served.submit(rows, call.deadline, request.priority)
-        return served.writer.write(answer, request)
 
     async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served, call: Call) -> np.ndarray:
         match request.WhichOneof("input"):

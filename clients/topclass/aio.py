@@ -5,22 +5,26 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from functools import cached_property
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import grpc
 import grpc.aio
 import numpy as np
 
 from topclass import calls, wire
+from topclass.balance import Balance
 from topclass.calls import Call, Caller, Deadline, LabelStore, Pause, Send
-from topclass.results import ModelDetails, ModelInfo, Result
-from topclass.target import OPTIONS, Target
-from topclass.windows import check_window
+from topclass.groups import Item, Many, loaded, taken
+from topclass.results import ModelDetails, ModelInfo, Prediction, Result
+from topclass.source import Source
+from topclass.target import Target
+from topclass.windows import check_many
 from topclass.wire import Inputs, Query
 
 T = TypeVar("T")
@@ -34,17 +38,19 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str = "127.0.0.1:8001",
+        address: str | Sequence[str] = "127.0.0.1:8001",
         *,
+        channels: int = 1,
         timeout: float = 30.0,
         retries: int = 5,
         root_certificates: bytes | str | Path | None = None,
         token: str | None = None,
     ):
-        self._target = Target.of(address, root_certificates, token)
+        self._target = Target.of(address, channels, root_certificates, token)
         self._timeout = timeout
-        self._caller = Caller(address, retries)
+        self._caller = Caller(Balance(self._target.addresses), retries)
         self._store = LabelStore()
+        self._turns = itertools.count()
         self._closed = False
 
     async def predict(
@@ -64,11 +70,13 @@ class AsyncClient:
         query = Query(model, version, alias, sha256, top_k, probabilities, priority)
         return await self._predict(inputs, query, timeout)
 
-    async def predict_many(
+    @overload
+    def predict_many(
         self,
-        batches: Iterable[Inputs] | AsyncIterable[Inputs],
+        items: Iterable[Inputs] | AsyncIterable[Inputs],
         model: str = "",
         *,
+        batch_size: None = None,
         version: int = 0,
         alias: str = "",
         sha256: str | None = None,
@@ -77,24 +85,102 @@ class AsyncClient:
         priority: int = 0,
         timeout: float | None = None,
         window: int = 8,
-    ) -> AsyncGenerator[Result, None]:
-        """Classify many batches, at most `window` at once; see Client.predict_many. `batches` may be async."""
-        check_window(window)
+        on_error: Literal["raise"] = "raise",
+    ) -> AsyncGenerator[Result, None]: ...
+
+    @overload
+    def predict_many(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        model: str = "",
+        *,
+        batch_size: int,
+        version: int = 0,
+        alias: str = "",
+        sha256: str | None = None,
+        top_k: int = 0,
+        probabilities: bool = True,
+        priority: int = 0,
+        timeout: float | None = None,
+        window: int = 8,
+        on_error: Literal["raise"] = "raise",
+    ) -> AsyncGenerator[Prediction, None]: ...
+
+    @overload
+    def predict_many(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        model: str = "",
+        *,
+        batch_size: int | None = None,
+        version: int = 0,
+        alias: str = "",
+        sha256: str | None = None,
+        top_k: int = 0,
+        probabilities: bool = True,
+        priority: int = 0,
+        timeout: float | None = None,
+        window: int = 8,
+        on_error: Literal["raise", "return"],
+    ) -> AsyncGenerator[Any, None]: ...
+
+    def predict_many(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        model: str = "",
+        *,
+        batch_size: int | None = None,
+        version: int = 0,
+        alias: str = "",
+        sha256: str | None = None,
+        top_k: int = 0,
+        probabilities: bool = True,
+        priority: int = 0,
+        timeout: float | None = None,
+        window: int = 8,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> AsyncGenerator[Any, None]:
+        """Classify as many as come; see Client.predict_many. `items` may be async.
+
+        With a `batch_size` a request goes as soon as there is room in the window, with what has come until then: a
+        lone item waits for nobody, and many that come at once travel together.
+        """
+        check_many(window, batch_size, on_error)
         query = Query(model, version, alias, sha256, top_k, probabilities, priority)
-        pending: deque[asyncio.Task[Result]] = deque()
+        many = Many(self._caller, self._store, query, partial(self._deadline, timeout), batch_size)
+        return self._in_order(many, items, window, on_error == "raise")
+
+    async def _in_order(
+        self, many: Many, items: Iterable[Any] | AsyncIterable[Any], window: int, raising: bool
+    ) -> AsyncGenerator[Any, None]:
+        size = many.batch_size or 1
+        changed = asyncio.Event()
+        # While the window is full, one more request gathers.
+        capacity = window if many.batch_size is None else (window + 1) * size
+        source = Source(items, capacity, size, changed)
+        pending: deque[asyncio.Task[list[Any]]] = deque()
         try:
-            async for batch in _each(batches):
-                pending.append(asyncio.create_task(self._predict(batch, query, timeout)))
-                if len(pending) == window:
-                    yield await pending[0]
-                    pending.popleft()
-            while pending:
-                yield await pending[0]
-                pending.popleft()
+            while True:
+                while source.waiting and len(pending) < window:
+                    group = source.take(taken(source.waiting, size))
+                    pending.append(asyncio.create_task(self._job(many, group)))
+                    pending[-1].add_done_callback(lambda _: changed.set())
+                if pending and pending[0].done():
+                    outcomes = pending.popleft().result()
+                    for answer in many.answers(outcomes, raising):
+                        yield answer
+                        source.room.release()
+                    await asyncio.sleep(0)  # the source fills the window up again before the next answer
+                elif pending or not source.ended:
+                    changed.clear()
+                    await changed.wait()
+                else:
+                    source.check()
+                    return
         finally:
             for task in pending:
                 task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await asyncio.gather(source.close(), *pending, return_exceptions=True)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Every version of every model that the server knows, the broken ones too."""
@@ -119,8 +205,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
         self._closed = True
-        if "_channel" in self.__dict__:
-            await self._channel.close()
+        for channel in itertools.chain.from_iterable(self.__dict__.get("_channels", ())):
+            await channel.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -131,15 +217,21 @@ class AsyncClient:
         await self.close()
 
     @cached_property
-    def _channel(self) -> grpc.aio.Channel:
+    def _channels(self) -> list[list[grpc.aio.Channel]]:
         # Made at the first call, because a channel belongs to the event loop that runs when it is made.
+        return [[self._connect(each) for _ in range(self._target.channels)] for each in self._target.addresses]
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        options = self._target.options(address)
         if self._target.credentials:
-            return grpc.aio.secure_channel(self._target.address, self._target.credentials, options=OPTIONS)
-        return grpc.aio.insecure_channel(self._target.address, options=OPTIONS)
+            return grpc.aio.secure_channel(address, self._target.credentials, options=options)
+        return grpc.aio.insecure_channel(address, options=options)
 
     @cached_property
-    def _methods(self) -> dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]:
-        return {name: self._channel.unary_unary(name) for name in calls.METHODS}
+    def _methods(self) -> list[list[dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]]]:
+        return [
+            [{name: channel.unary_unary(name) for name in calls.METHODS} for channel in row] for row in self._channels
+        ]
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._timeout if timeout is None else timeout)
@@ -149,6 +241,18 @@ class AsyncClient:
         if not isinstance(inputs, np.ndarray):
             inputs = await asyncio.to_thread(wire.read_pictures, inputs)
         return await self._run(calls.predict(self._caller, self._store, inputs, query, deadline))
+
+    async def _job(self, many: Many, group: list[Any]) -> list[Any]:
+        """The outcomes of items that go in one request; files are read in a thread."""
+        if many.batch_size is not None:
+            if not isinstance(group[0], np.ndarray):
+                group = await asyncio.to_thread(lambda: [loaded(item) for item in group])
+        elif not isinstance(group[0], np.ndarray):
+            try:
+                group = [await asyncio.to_thread(wire.read_pictures, group[0])]
+            except (TypeError, OSError) as error:
+                return [error]
+        return await self._run(many.job(group))
 
     async def _run(self, steps: Call[T]) -> T:
         """Carry out the steps of a call, one after the other, and return what it returns."""
@@ -171,14 +275,6 @@ class AsyncClient:
             return b""
         if self._closed:
             raise ValueError("this client is closed")
-        method = self._methods[step.method]
+        row = self._methods[step.place]
+        method = row[next(self._turns) % len(row)][step.method]
         return await method(step.request, timeout=step.timeout, metadata=self._target.metadata)
-
-
-async def _each(batches: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
-    if isinstance(batches, AsyncIterable):
-        async for batch in batches:
-            yield batch
-    else:
-        for batch in batches:
-            yield batch

@@ -9,16 +9,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from topclass import wire
+from topclass.balance import Balance
 from topclass.errors import (
     DeadlineExceeded,
     Overloaded,
+    ServerFault,
     TopclassError,
     Unavailable,
     error_from_rpc,
@@ -38,11 +41,12 @@ _MOST_LABEL_SETS = 64  # model files whose labels are remembered; a client that 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send `request` to `method`; the answer must come within `timeout` seconds."""
+    """Send `request` to `method` of one of the servers; the answer must come within `timeout` seconds."""
 
     method: str
     request: bytes
     timeout: float
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +83,30 @@ class Deadline:
 class Caller:
     """To whom calls go, and how often one is tried again."""
 
-    address: str
+    balance: Balance
     retries: int
     jitter: Callable[[float, float], float] = random.uniform
 
     def call(self, method: str, request: bytes, deadline: Deadline) -> Call[bytes]:
         """Send, and again where that is safe and may help: the server is away, or full and says when to come back."""
         for attempt in count():
+            place = self.balance.pick()
             try:
-                return (yield Send(method, request, max(deadline.remaining, 0.001)))
+                answer = yield Send(method, request, max(deadline.remaining, 0.001), place)
             except grpc.RpcError as error:
-                fault = error_from_rpc(error, self.address, deadline.timeout)
+                fault = error_from_rpc(error, self.balance.addresses[place], deadline.timeout)
+                if isinstance(fault, Unavailable):
+                    self.balance.failed(place)
+                elif not isinstance(fault, DeadlineExceeded):
+                    self.balance.answered(place)
                 pause = self._pause(fault, attempt)
                 if pause is None or pause >= deadline.remaining:
                     raise with_attempts(fault, attempt + 1, deadline.elapsed) from None
-            yield Pause(pause)
+            else:
+                self.balance.answered(place)
+                return answer
+            if pause:
+                yield Pause(pause)
         raise AssertionError("count() has no end")
 
     def _pause(self, fault: TopclassError, attempt: int) -> float | None:
@@ -104,7 +117,18 @@ class Caller:
         pause = self.jitter(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))
         if isinstance(fault, Overloaded) and fault.retry_after is not None:
             return fault.retry_after + pause
-        return pause if isinstance(fault, Unavailable) else None
+        if isinstance(fault, Unavailable):
+            return 0 if self.balance.elsewhere else pause
+        return None
+
+    def read(self, reader: Callable[[bytes], T], data: bytes) -> T:
+        """What the reader makes of an answer; ServerFault where it is not what it must be."""
+        try:
+            return reader(data)
+        except (ValueError, DecodeError) as error:
+            names = ", ".join(self.balance.addresses)
+            text = f"{names}: the answer cannot be read: {error}. Is it a topclass server of this version?"
+            raise ServerFault(text, str(error), grpc.StatusCode.INTERNAL) from error
 
 
 class LabelStore:
@@ -131,36 +155,38 @@ class LabelStore:
 
 
 def predict(
-    caller: Caller, store: LabelStore, inputs: wire.Inputs, query: wire.Query, deadline: Deadline
+    caller: Caller, store: LabelStore, inputs: wire.Inputs | wire.Prepared, query: wire.Query, deadline: Deadline
 ) -> Call[Result]:
     """One Predict; labels and probabilities are always those of the same model file."""
-    request = wire.predict_request(inputs, query)
+    batch = inputs if isinstance(inputs, wire.Dense) else wire.prepared(inputs)
     asked = not store.known(query)
-    data = yield from caller.call(PREDICT, request + wire.INCLUDE_LABELS if asked else request, deadline)
-    reply = wire.read_reply(data)
+    data = yield from caller.call(PREDICT, wire.predict_request(batch, query, labels=asked), deadline)
+    reply = caller.read(wire.read_reply, data)
     labels = store.learn(query, reply)
     if labels is None and not asked:
         # Another version went live since. Predict changes nothing on the server, so it may be sent again.
-        data = yield from caller.call(PREDICT, request + wire.INCLUDE_LABELS, deadline)
-        reply = wire.read_reply(data)
+        data = yield from caller.call(PREDICT, wire.predict_request(batch, query, labels=True), deadline)
+        reply = caller.read(wire.read_reply, data)
         labels = store.learn(query, reply)
-    return reply.result(labels or ())
+    sent = batch.rows if isinstance(batch, wire.Dense) else len(batch)
+    return caller.read(lambda _: reply.result(labels or (), sent), data)
 
 
 def models(caller: Caller, deadline: Deadline) -> Call[list[ModelInfo]]:
     """One ListModels."""
-    return wire.read_models((yield from caller.call(LIST_MODELS, b"", deadline)))
+    return caller.read(wire.read_models, (yield from caller.call(LIST_MODELS, b"", deadline)))
 
 
 def model(caller: Caller, name: str, version: int, deadline: Deadline) -> Call[ModelDetails]:
     """One GetModel."""
-    return wire.read_model((yield from caller.call(GET_MODEL, wire.model_request(name, version), deadline)))
+    data = yield from caller.call(GET_MODEL, wire.model_request(name, version), deadline)
+    return caller.read(wire.read_model, data)
 
 
 def health(caller: Caller, service: str, deadline: Deadline) -> Call[str]:
     """One health check, without retries: "serving", "not serving", "service unknown" or "unknown"."""
     return wire.read_health(
-        (yield from Caller(caller.address, retries=0).call(HEALTH, wire.health_request(service), deadline))
+        (yield from replace(caller, retries=0).call(HEALTH, wire.health_request(service), deadline))
     )
 
 
@@ -182,7 +208,9 @@ def wait_ready(caller: Caller, service: str, deadline: Deadline) -> Call[None]:
         else:
             if status == "serving":
                 return
-            last = Unavailable(f"the server at {caller.address} is {status}", code=grpc.StatusCode.UNAVAILABLE)
+            last = Unavailable(
+                f"the server at {', '.join(caller.balance.addresses)} is {status}", code=grpc.StatusCode.UNAVAILABLE
+            )
         if deadline.remaining <= _HEALTH_PAUSE:
             raise _never_ready(last, deadline)
         yield Pause(_HEALTH_PAUSE)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,37 @@ class Result:
 
     def __iter__(self) -> Iterator[Prediction]:
         return (self[row] for row in range(len(self)))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A DataFrame with a line for each row, its columns named as those of `topclass predict`.
+
+        `top_class`, `label`, `probability`; `label_2`, `probability_2` and so on where ranks were asked for;
+        `p_<label>` for each class; `ood_score` from models that measure it; `out_of_distribution`. What holds for the
+        whole answer is in its `attrs`: model, version, sha256, provider. ImportError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install 'topclass[pandas]'") from error
+        columns: list[tuple[str, Any]] = [
+            ("top_class", self.top_class),
+            ("label", list(self.top_label)),
+            ("probability", self.probability),
+        ]
+        for rank in range(1, len(self.top_k[0]) if self.top_k else 0):
+            columns.append((f"label_{rank + 1}", [row[rank].label for row in self.top_k]))
+            columns.append((f"probability_{rank + 1}", [row[rank].probability for row in self.top_k]))
+        for index in range(self.probabilities.shape[1]):
+            name = self.labels[index] if self.labels else str(index)
+            columns.append((f"p_{name}", self.probabilities[:, index]))
+        if self.ood_score is not None:
+            columns.append(("ood_score", self.ood_score))
+        columns.append(("out_of_distribution", self.out_of_distribution))
+        # By number first: two classes may have the same label.
+        frame = pandas.DataFrame({number: values for number, (_, values) in enumerate(columns)})
+        frame.columns = pandas.Index([name for name, _ in columns])
+        frame.attrs = {"model": self.model, "version": self.version, "sha256": self.sha256, "provider": self.provider}
+        return frame
 
     def __repr__(self) -> str:
         shown = [f"{self.top_label[row]!r} {_percent(self.probability[row])}" for row in range(min(len(self), 3))]

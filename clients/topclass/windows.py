@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
-
-import grpc
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -46,34 +43,10 @@ def check_window(window: int) -> None:
         raise ValueError(f"the window is {window}; it must be at least 1")
 
 
-class LiveCalls:
-    """The calls in progress of one window, so that they can be cancelled together."""
-
-    def __init__(self) -> None:
-        self._calls: set[grpc.Future[bytes]] = set()
-        self._lock = threading.Lock()
-        self._cancelled = threading.Event()
-
-    def wait_for(self, call: grpc.Future[bytes]) -> bytes:
-        """The call's answer; grpc.RpcError or grpc.FutureCancelledError where there is none."""
-        with self._lock:
-            self._calls.add(call)
-        if self._cancelled.is_set():
-            call.cancel()
-        try:
-            return call.result()
-        finally:
-            with self._lock:
-                self._calls.discard(call)
-
-    def pause(self, seconds: float) -> None:
-        """Wait, but not after `cancel`."""
-        self._cancelled.wait(seconds)
-
-    def cancel(self) -> None:
-        """Cancel what is in progress and whatever still begins."""
-        self._cancelled.set()
-        with self._lock:
-            calls = list(self._calls)
-        for call in calls:
-            call.cancel()
+def check_many(window: int, batch_size: int | None, on_error: str) -> None:
+    """ValueError for what predict_many cannot be told."""
+    check_window(window)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"the batch_size is {batch_size}; it must be at least 1, or None where the items are batches")
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'return'")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from topclass import rows
+from topclass.forms import Unusual
 from topclass.results import InputSpec, ModelDetails, ModelInfo, Ranked, Result, Timing
+from topclass.rows import Rows
 from topclass.v1 import inference_pb2 as pb
 
 Inputs: TypeAlias = NDArray[Any] | Sequence[str | Path | bytes]
@@ -20,6 +26,8 @@ Inputs: TypeAlias = NDArray[Any] | Sequence[str | Path | bytes]
 
 # Serialized messages concatenate: these bytes behind any PredictRequest set its include_labels (field 8) to true.
 INCLUDE_LABELS = b"\x40\x01"
+_MOST_BYTES = (1 << 31) - (1 << 16)  # of elements: a message, which has more than these, holds 2 GiB
+_SMALL = 512  # bytes of an answer that has few rows for certain; the library is the faster
 # grpc.health.v1.HealthCheckResponse.ServingStatus, by number.
 _HEALTH = ("unknown", "serving", "not serving", "service unknown")
 
@@ -37,9 +45,61 @@ class Query:
     priority: int = 0
 
 
-def predict_request(inputs: Inputs, query: Query) -> bytes:
-    """The bytes of one PredictRequest. TypeError or OSError where the inputs cannot be sent as they are."""
-    message = pb.PredictRequest(
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """An array as it is sent: its elements lie, row-major and little-endian, in `pieces`, one behind the other."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    pieces: tuple[NDArray[Any], ...]
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows; None for a single number."""
+        return self.shape[0] if self.shape else None
+
+
+Prepared: TypeAlias = Dense | list[bytes]
+
+
+def prepared(inputs: Inputs) -> Prepared:
+    """What to send: an array, or the bytes of picture files. TypeError or OSError where these inputs cannot be."""
+    if isinstance(inputs, np.ndarray):
+        dtype, array = _sendable(inputs)
+        return Dense(dtype, inputs.shape, (array,))
+    return read_pictures(inputs)
+
+
+def stacked(rows: Sequence[NDArray[Any]]) -> Dense:
+    """Rows of one dtype and shape as one batch, without copying them. TypeError where they cannot be sent."""
+    pieces = [_sendable(row) for row in rows]
+    return Dense(pieces[0][0], (len(rows), *rows[0].shape), tuple(array for _, array in pieces))
+
+
+def predict_request(inputs: Prepared, query: Query, *, labels: bool = False) -> bytes:
+    """The bytes of one PredictRequest; elements are copied once. `labels`: the answer shall have those of the model."""
+    more = INCLUDE_LABELS if labels else b""
+    if isinstance(inputs, Dense):
+        size = sum(piece.nbytes for piece in inputs.pieces)
+        elements: tuple[Any, ...] = inputs.pieces  # each a buffer, which numpy's types do not say
+        return b"".join((_head(query, inputs.dtype, inputs.shape, size), *elements, more))
+    # An empty list is an empty batch, not a request without input: the message `images` is there, and empty.
+    images = pb.EncodedImages(images=inputs).SerializeToString()
+    return b"".join((_rest(query), b"\x2a", _varint(len(images)), images, more))
+
+
+@lru_cache(maxsize=256)
+def _head(query: Query, dtype: int, shape: tuple[int, ...], size: int) -> bytes:
+    """All of a PredictRequest that stands before the `size` bytes of its tensor's elements."""
+    if size > _MOST_BYTES:
+        raise ValueError(f"the inputs have {size:,} bytes, more than one message holds (2 GiB); send fewer rows")
+    tensor = pb.Tensor(dtype=pb.DataType.ValueType(dtype), shape=shape).SerializeToString()
+    tensor += b"\x1a" + _varint(size)
+    return _rest(query) + b"\x22" + _varint(len(tensor) + size) + tensor
+
+
+def _rest(query: Query) -> bytes:
+    return pb.PredictRequest(
         model=query.model,
         version=query.version,
         alias=query.alias,
@@ -47,31 +107,30 @@ def predict_request(inputs: Inputs, query: Query) -> bytes:
         model_sha256=query.sha256 or "",
         top_k=query.top_k,
         omit_probabilities=not query.probabilities,
-    )
-    if isinstance(inputs, np.ndarray):
-        _fill_tensor(message.tensor, inputs)
-    else:
-        message.images.images.extend(read_pictures(inputs))
-        message.images.SetInParent()  # an empty list is an empty batch, not a request without input
-    return message.SerializeToString()
+    ).SerializeToString()
 
 
-def _fill_tensor(tensor: pb.Tensor, array: NDArray[Any]) -> None:
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
+
+
+def _sendable(array: NDArray[Any]) -> tuple[int, NDArray[Any]]:
+    """The number of the array's type on the wire, and its elements row-major, copied only where they are not."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError("the inputs are a masked array, and a mask cannot be sent: fill it first (x.filled(…))")
     if array.dtype == np.uint8:
-        tensor.dtype = pb.DATA_TYPE_UINT8
-    elif array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
-        tensor.dtype = pb.DATA_TYPE_FLOAT32
+        return pb.DATA_TYPE_UINT8, np.ascontiguousarray(array)
+    if array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and the server names its row
-            array = array.astype("<f4", copy=False)
-    else:
-        raise TypeError(
-            f"the inputs are an array of {array.dtype}, and nothing is converted in silence: "
-            "pictures are uint8 from 0 to 255 (x.astype(np.uint8)), tables float32 (x.astype(np.float32))"
-        )
-    tensor.shape.extend(array.shape)
-    tensor.data = array.tobytes()  # row-major, whatever the strides are
+            return pb.DATA_TYPE_FLOAT32, np.ascontiguousarray(array, "<f4")
+    raise TypeError(
+        f"the inputs are an array of {array.dtype}, and nothing is converted in silence: "
+        "pictures are uint8 from 0 to 255 (x.astype(np.uint8)), tables float32 (x.astype(np.float32))"
+    )
 
 
 def read_pictures(inputs: Sequence[str | Path | bytes]) -> list[bytes]:
@@ -96,11 +155,16 @@ def _encoded_picture(picture: str | Path | bytes, index: int) -> bytes:
     )
 
 
+class Malformed(ValueError):
+    """The bytes of an answer are not what they must be; the words say what is wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One PredictResponse, parsed; the labels are empty unless the request asked for them."""
+    """One PredictResponse, parsed; `message` is all of it but its predictions."""
 
     message: pb.PredictResponse
+    rows: Rows
 
     @property
     def sha256(self) -> str:
@@ -109,22 +173,29 @@ class Reply:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of all classes, or none."""
+        """The labels of all classes, or none unless the request asked for them."""
         return tuple(self.message.labels)
 
-    def result(self, labels: tuple[str, ...]) -> Result:
-        """The answer as arrays; `labels` are those of the model file that answered."""
-        message, rows = self.message, self.message.predictions
-        count = len(rows)
+    def result(self, labels: tuple[str, ...], sent: int | None = None) -> Result:
+        """The answer as arrays; `labels` are those of the model file that answered, `sent` the rows it was asked.
+
+        Malformed where the numbers of rows, or of labels and classes, are not the same.
+        """
+        message, rows = self.message, self.rows
+        count, classes = rows.probabilities.shape
+        if sent is not None and count != sent:
+            raise Malformed(f"it has {count} predictions for {sent} rows")
+        if labels and classes and len(labels) != classes:
+            raise Malformed(f"it has {classes} probabilities in a row for {len(labels)} labels")
         return Result(
             labels=labels,
-            top_class=np.fromiter((row.top_class for row in rows), np.int64, count),
-            top_label=tuple([row.label for row in rows]),
-            probability=np.fromiter((row.probability for row in rows), np.float32, count),
-            probabilities=_matrix(message),
+            top_class=rows.top_class,
+            top_label=rows.top_label,
+            probability=rows.probability,
+            probabilities=rows.probabilities,
             top_k=_rankings(message),
-            ood_score=_ood_scores(message),
-            out_of_distribution=np.fromiter((row.out_of_distribution for row in rows), np.bool_, count),
+            ood_score=rows.ood_score,
+            out_of_distribution=rows.out_of_distribution,
             model=message.model,
             version=message.version,
             sha256=message.model_sha256,
@@ -134,15 +205,39 @@ class Reply:
 
 
 def read_reply(data: bytes) -> Reply:
-    """The reply in the bytes of a PredictResponse."""
-    return Reply(pb.PredictResponse.FromString(data))
+    """The reply in the bytes of a PredictResponse; Malformed where they are none."""
+    if len(data) >= _SMALL:
+        with contextlib.suppress(Unusual, DecodeError):  # the library decides what is no message
+            read, end = rows.read(data)
+            message = pb.PredictResponse.FromString(data[end:])
+            if not message.predictions:  # otherwise they do not stand together
+                return Reply(message, read)
+    try:
+        message = pb.PredictResponse.FromString(data)
+    except DecodeError as error:
+        raise Malformed("it is not a topclass.v1.PredictResponse") from error
+    return Reply(message, _rows(message))
 
 
-def _matrix(message: pb.PredictResponse) -> NDArray[np.float32]:
-    rows = message.predictions
-    classes = len(rows[0].probabilities) if rows else 0
-    cells = chain.from_iterable([row.probabilities for row in rows])
-    return np.fromiter(cells, np.float32, len(rows) * classes).reshape(len(rows), classes)
+def _rows(message: pb.PredictResponse) -> Rows:
+    """The same by the library, for few rows and for unusual ones."""
+    found = message.predictions
+    count = len(found)
+    probabilities = [row.probabilities for row in found]
+    classes = len(probabilities[0]) if found else 0
+    scored = bool(found) and found[0].HasField("ood_score")
+    for index, row in enumerate(found):
+        if len(probabilities[index]) != classes or row.HasField("ood_score") != scored:
+            raise Malformed(f"row {index} has other fields than row 0")
+    cells = np.fromiter(chain.from_iterable(probabilities), np.float32, count * classes)
+    return Rows(
+        top_class=np.array([row.top_class for row in found], np.int64),
+        top_label=tuple([row.label for row in found]),
+        probability=np.array([row.probability for row in found], np.float32),
+        probabilities=cells.reshape(count, classes),
+        ood_score=np.array([row.ood_score for row in found], np.float32) if scored else None,
+        out_of_distribution=np.array([row.out_of_distribution for row in found], np.bool_),
+    )
 
 
 def _rankings(message: pb.PredictResponse) -> tuple[tuple[Ranked, ...], ...]:
@@ -152,13 +247,6 @@ def _rankings(message: pb.PredictResponse) -> tuple[tuple[Ranked, ...], ...]:
         tuple(Ranked(entry.class_index, entry.label, entry.probability) for entry in row.top_k)
         for row in message.predictions
     )
-
-
-def _ood_scores(message: pb.PredictResponse) -> NDArray[np.float32] | None:
-    rows = message.predictions
-    if not rows or not rows[0].HasField("ood_score"):
-        return None
-    return np.fromiter((row.ood_score for row in rows), np.float32, len(rows))
 
 
 def model_request(model: str, version: int) -> bytes:

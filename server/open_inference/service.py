@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
 from server import checks
 from server.config import Config
-from server.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
 from server.lanes import Answer
 from server.open_inference import answers, describe, parameters, tensors
@@ -76,6 +75,7 @@ class OpenInferenceService:
         """See the proto. Only what works here is listed."""
         parse(pb.ServerMetadataRequest, message)
         extensions = EXTENSIONS + (CONTROL if self._config.allow_control else ())
+        extensions += ("binary_tensor_data",) if self._config.http_port >= 0 else ()
         response = pb.ServerMetadataResponse(name="topclass", version=topclass.__version__, extensions=extensions)
         return response.SerializeToString()
 
@@ -133,11 +133,30 @@ class OpenInferenceService:
 
     async def absent(self, _message: bytes, call: Call) -> bytes:
         """What the field's servers have and this one has not."""
-        raise Unsupported(f"this server has no {call.method}, nor anything of shared memory, trace or log settings")
+        method = call.method.rpartition("/")[2]
+        raise Unsupported(f"this server has no {method}, nor anything of shared memory, trace or log settings")
 
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
-        return (await self._infer(*tensors.read_request(message), call)).SerializeToString()
+        return (await self.infer(*tensors.read_request(message), call)).SerializeToString()
+
+    async def infer(
+        self, request: pb.ModelInferRequest, given: Sequence[tensors.Given], call: Call
+    ) -> pb.ModelInferResponse:
+        """The answer, whatever transport brought the request. given: see tensors.rows."""
+        served = self._find(request.model_name, request.model_version)
+        call.model, call.version = served.name, str(served.version)
+        want = answers.wanted(request, served)
+        priority = parameters.priority(request.parameters)
+        deadline = min(call.deadline, parameters.deadline(request.parameters))
+        rows = await tensors.rows(request, given, served.model.input, self._config)
+        del given  # the lists of a JSON document take many times the memory of the array
+        served.model.check(rows)
+        answers.check(want, len(rows))
+        answer = await served.submit(rows, deadline, priority)
+        if want.texts(len(rows)) > _MANY_TEXTS:
+            return await asyncio.to_thread(answers.write, answer, want, served)
+        return answers.write(answer, want, served)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Several are in progress at once; when the caller leaves, what is unfinished is dropped."""
@@ -170,26 +189,13 @@ class OpenInferenceService:
         try:
             request, raw = tensors.read_request(message)
             reply.infer_response.id = request.id
-            response = await self._infer(request, raw, call)
+            response = await self.infer(request, raw, call)
             if parameters.flag(request.parameters, _FINAL):
                 response.parameters["triton_final_response"].bool_param = True
             return delimited(2, response.SerializeToString())
         except Exception as error:
             reply.error_message = str(told(error, call))
         return reply.SerializeToString()
-
-    async def _infer(self, request: pb.ModelInferRequest, raw: list[memoryview], call: Call) -> pb.ModelInferResponse:
-        served = self._find(request.model_name, request.model_version)
-        want = answers.wanted(request, served)
-        priority = parameters.priority(request.parameters)
-        deadline = min(call.deadline, parameters.deadline(request.parameters))
-        rows = await tensors.rows(request, raw, served.model.input, self._config)
-        served.model.check(rows)
-        answers.check(want, len(rows))
-        answer = await served.submit(rows, deadline, priority)
-        if want.texts(len(rows)) > _MANY_TEXTS:
-            return await asyncio.to_thread(answers.write, answer, want, served)
-        return answers.write(answer, want, served)
 
     def _find(self, name: str, version: str) -> Served:
         return find(self._repository, name, version)
@@ -223,8 +229,4 @@ def plain(message: bytes) -> Plain | None:
 
 def find(repository: Repository, name: str, version: str) -> Served:
     """The version that a request names; InvalidInput, UnknownModel or Unavailable, with the words, where none is."""
-    if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
-        raise InvalidInput(
-            f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
-        )
-    return repository.find(name, int(version or 0))
+    return repository.find(name, checks.version(version))

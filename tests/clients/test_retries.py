@@ -20,6 +20,7 @@ import pytest
 import topclass
 from tests import models
 from tests.clients.fake import Failure, Fake, answer, serving
+from topclass.balance import Balance
 from topclass.calls import PREDICT, Caller, Deadline, Pause, Send
 
 Code = grpc.StatusCode
@@ -66,7 +67,7 @@ def pauses(error: Refused, *, retries: int = 9, timeout: float = 60.0) -> tuple[
     """The pauses of a call that always fails with `error`, with the longest jitter, and how it ends."""
     clock = Clock()
     steps: Generator[Any, bytes, bytes]
-    steps = Caller("host:1", retries, longest).call(PREDICT, b"", Deadline(timeout, clock))
+    steps = Caller(Balance(["host:1"]), retries, longest).call(PREDICT, b"", Deadline(timeout, clock))
     step, found = next(steps), []
     try:
         while True:
@@ -125,7 +126,7 @@ def test_never_again(error: Refused) -> None:
 
 def test_jitter_is_full() -> None:
     """A pause is anywhere between nothing and its longest."""
-    caller = Caller("host:1", 5)
+    caller = Caller(Balance(["host:1"]), 5)
     fault = topclass.Unavailable("away")
     drawn = [caller._pause(fault, 3) for _ in range(500)]
     assert 0 <= min(drawn) < 0.04
