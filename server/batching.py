@@ -96,7 +96,7 @@ class Batcher:
         """See Lane.post."""
         refused = list[Ticket]()
         with self._lock:
-            mine = self._is_quiet() and lane.is_cheap(sum(len(ticket.rows) for ticket in tickets))
+            mine = self._can_compute_now(lane, [ticket.rows for ticket in tickets])
             if mine:
                 piece = self._as_piece(lane, tickets)
                 self._running += 1
@@ -118,7 +118,7 @@ class Batcher:
     def at_once(self, lane: Lane, ticket: Ticket) -> bool:
         """See Lane.at_once."""
         with self._lock:
-            if not (self._is_quiet() and lane.is_cheap(len(ticket.rows))):
+            if not self._can_compute_now(lane, [ticket.rows]):
                 return False
             piece = self._as_piece(lane, [ticket])
             self._running += 1
@@ -148,7 +148,7 @@ class Batcher:
     def _put(self, lane: Lane, ticket: Ticket, priority: int) -> None:
         """Under the lock."""
         rows = ticket.rows
-        if self._rows + len(rows) > self._max_rows or self._bytes + rows.nbytes > self._max_bytes:
+        if not self._has_room(len(rows), rows.nbytes):
             raise QueueFull(
                 f"the queue is full: {self._rows} rows wait, and {len(rows)} more would exceed {self._max_rows} rows "
                 f"or {self._max_bytes} bytes",
@@ -178,8 +178,15 @@ class Batcher:
             self._running += piece is not None
             return piece
 
-    def _is_quiet(self) -> bool:
-        return not (self._lanes or self._running or self._window)
+    def _has_room(self, rows: int, size: int) -> bool:
+        return self._rows + rows <= self._max_rows and self._bytes + size <= self._max_bytes
+
+    def _can_compute_now(self, lane: Lane, batch: Sequence[np.ndarray]) -> bool:
+        """True if it is cheap, nothing else runs, and the queue would have taken it. Under the lock."""
+        if self._lanes or self._running or self._window:
+            return False
+        rows = sum(map(len, batch))
+        return lane.is_cheap(rows) and self._has_room(rows, sum(each.nbytes for each in batch))
 
     def _as_piece(self, lane: Lane, tickets: Sequence[Ticket]) -> Piece:
         """All of them as one piece, which never waited."""

@@ -5,6 +5,8 @@ That callers are promised the same of it is in the files that tests/conftest.py 
 
 from __future__ import annotations
 
+import asyncio
+import math
 import random
 import socket
 import stat
@@ -22,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server import native, service, transports, wire
+from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
+from server.lanes import Lane, Ticket
 from server.open_inference import service as open_inference
 from server.plain import FRAMES, Frames
 from tests import models
@@ -247,3 +251,55 @@ def test_answers_written_together_are_those_written_alone(labels: list[str], row
     request, random_ = pb.PredictRequest(**wishes), np.random.default_rng(0)
     answers = [wire.Answer(random_.random((rows, 3), np.float32), n / 1e3, n / 1e4, n) for n in range(5)]
     assert writer.write_all(answers, request) == [writer.write(answer, request) for answer in answers]
+
+
+# ---- at once ----
+
+
+async def _where(seconds: float, window: float = 0) -> tuple[str, str]:
+    """On which thread two rows are computed, posted alone and while something else runs."""
+    names, told, go = list[str](), threading.Semaphore(0), threading.Event()
+    batcher = Batcher(workers=1, max_rows=10, max_bytes=1000, window_seconds=window)
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        names.append(threading.current_thread().name)
+        assert rows[0, 0] or go.wait(10)
+        return rows
+
+    def post(lane: Lane, value: float) -> None:
+        lane.post([Ticket(np.full((2, 1), value, np.float32), math.inf, tell=lambda _: told.release())])
+
+    cheap = batcher.lane(compute, 10, 10, seconds=lambda _: seconds)
+    post(cheap, 1)
+    assert told.acquire(timeout=10)
+    post(batcher.lane(compute, 10, 10), 0)
+    until(lambda: len(names) == 2)
+    post(cheap, 1)
+    go.set()
+    assert told.acquire(timeout=10)
+    assert told.acquire(timeout=10)
+    batcher.close()
+    return names[0], names[2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "window", "alone"), [(1e-4, 0, "MainThread"), (1e-3, 0, "worker-0"), (1e-4, 1e-3, "worker-0")]
+)
+def test_what_is_cheap_is_computed_where_it_arrives_unless_something_runs(
+    seconds: float, window: float, alone: str
+) -> None:
+    """By prediction, under 300 µs; never beside other work, nor where a window was asked for."""
+    assert asyncio.run(_where(seconds, window)) == (alone, "worker-0")
+
+
+@needs_package
+@pytest.mark.parametrize("transport", ["grpcio", "native"])
+def test_what_the_queue_would_not_take_is_not_computed_at_once_either(
+    repository: Path, serve: Serve, transport: str
+) -> None:
+    """The limits of the queue are those of a request, however idle the server is."""
+    server = serve(models=repository, transport=transport, max_queue_bytes=31)
+    assert len(server.stub.Predict(pb.PredictRequest(tensor=tensor(pictures(1)))).predictions) == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        server.stub.Predict(pb.PredictRequest(tensor=tensor(pictures(2))))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

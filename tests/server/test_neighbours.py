@@ -100,6 +100,7 @@ def test_a_deadline_that_passes_in_the_queue_is_honoured_and_never_computed(held
     with pytest.raises(grpc.RpcError) as caught:
         server.stub.Predict(pb.PredictRequest(tensor=tensor(pictures(5))), timeout=0.1)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    time.sleep(0.2)  # the caller's deadline passes before the server's, by the way of its request
     hold.go.set()
     first.result()
     assert hold.batches == [1]
