@@ -10,23 +10,26 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from server import cpus, device
+from server import cpus, device, service, transports
 from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
+from server.express import Express
 from server.gateway import Gateway
 from server.http.api import routes
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
 from server.logs import AccessLog
 from server.metrics import Metrics
+from server.open_inference import service as open_inference
 from server.open_inference.service import OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as open_inference_pb2
 from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
 from server.tracing import Tracing
-from server.transport import GrpcTransport, Handlers
+from server.transport import Handlers
+from server.transports import Transport
 from server.watch import changes
 
 log = logging.getLogger(__name__)
@@ -67,8 +70,7 @@ class App:
         self._inference = InferenceService(self.repository, self.config, self._decoders, self.metrics)
         self._open_inference = OpenInferenceService(self.repository, self.config, self._is_ready, self.metrics)
         try:
-            files = [open_inference_pb2.DESCRIPTOR]
-            self.transport = GrpcTransport(self.config, self._services(), files, self.calls.refused)
+            self.transport = self._make_transport()
             self.gateway = self._make_gateway(str(chosen), workers)
             await self.repository.refresh()
             await self._tell_health()
@@ -116,22 +118,30 @@ class App:
             self.config.ready_file.unlink(missing_ok=True)
         log.info("stopped")
 
+    def _make_transport(self) -> Transport:
+        readers = {"Predict": service.plain, "ModelInfer": open_inference.plain}
+        self._express = Express(self.repository, self.config, self.calls, readers)
+        fast = [(InferenceService.NAME, "Predict"), (OpenInferenceService.NAME, "ModelInfer")]
+        files = [open_inference_pb2.DESCRIPTOR]
+        return transports.choose(self.config, self._services(), files, self._express, self.calls, fast)
+
     def _services(self) -> dict[str, Handlers]:
-        service = self._inference
+        methods = self._inference
         return {
-            service.NAME: {
-                "Predict": self.calls.unary("Predict", service.predict),
-                "PredictStream": self.calls.stream("PredictStream", service.predict_stream),
-                "GetModel": self.calls.unary("GetModel", service.get_model),
-                "ListModels": self.calls.unary("ListModels", service.list_models),
-                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(service.load_model)),
-                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(service.unload_model)),
+            methods.NAME: {
+                "Predict": self.calls.unary("Predict", methods.predict, self._express.at_once),
+                "PredictStream": self.calls.stream("PredictStream", methods.predict_stream),
+                "GetModel": self.calls.unary("GetModel", methods.get_model),
+                "ListModels": self.calls.unary("ListModels", methods.list_models),
+                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(methods.load_model)),
+                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(methods.unload_model)),
             },
             OpenInferenceService.NAME: self._field_handlers(),
         }
 
     def _field_handlers(self) -> Handlers:
-        handlers = {method: self.calls.unary(method, handler) for method, handler in self._field_methods().items()}
+        at_once, methods = {"ModelInfer": self._express.at_once}, self._field_methods()
+        handlers = {name: self.calls.unary(name, handler, at_once.get(name)) for name, handler in methods.items()}
         stream = self._open_inference.model_stream_infer
         return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", stream)}
 

@@ -33,6 +33,8 @@ class Config:
     host: str = _setting("127.0.0.1", "address to listen on")
     # Triton's port, so that tools' defaults work. 0 lets the system choose one.
     grpc_port: int = _setting(8001, "port of the gRPC services; 0: any free one", low=0, high=65535)
+    # native is many times faster for small requests; auto takes it where it keeps every promise (server/transports.py).
+    transport: str = _setting("auto", "who speaks gRPC: grpcio, native (pygrpc-native), or auto, which says why")
     # Triton's again. The HTTP port is guarded as the other one is: TLS, callers' certificates, tokens.
     http_port: int = _setting(
         8000,
@@ -134,6 +136,8 @@ def checked(config: Config) -> Config:
     policy.parse(config.version_policy)
     if config.watch not in watch.HOWS:
         raise ConfigError(f"watch is {config.watch!r}; it must be auto, poll or off")
+    if config.transport not in ("auto", "grpcio", "native"):
+        raise ConfigError(f"transport is {config.transport!r}; it must be auto, grpcio or native")
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {config.log_level!r}; it must be debug, info, warning or error")
     if config.log_format not in logs.FORMATS:

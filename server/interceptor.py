@@ -8,8 +8,9 @@ import logging
 import math
 import re
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -28,6 +29,7 @@ _GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _WANTED = {REQUEST_ID, *CARRIED}
 # Seconds by which a caller's deadline may pass before ours: the way of its request. It then cancels as any that leaves.
 HEAD_START = 0.1
+DRAIN_LOOK_SECONDS = 0.005
 
 
 @dataclass
@@ -80,13 +82,14 @@ def told(error: Exception, call: Call) -> ServingError:
     return ServingError(f"internal error; the server's log has it under request id {call.request_id}")
 
 
+AtOnce = Callable[[bytes, Call], bytes | None]
 Unary = Callable[[bytes, Call], Awaitable[bytes]]
 Tell = Callable[[ServingError], Awaitable[None]]
 Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 class Interceptor:
-    """Wraps handlers of bytes for grpc.aio, and counts the calls in progress, of other transports too."""
+    """Wraps handlers of bytes for a transport, and counts the calls in progress, which other threads have too."""
 
     def __init__(
         self,
@@ -100,22 +103,48 @@ class Interceptor:
         self._most, self._methods = most, set[str]()
         self.in_progress = 0
         self.refusing = False
-        self._idle = asyncio.Event()
+        self._lock = threading.Lock()
 
     async def drain(self) -> None:
         """Refuses every new call from now on; returns when those in progress are finished."""
-        self.refusing = True
-        while self.in_progress:
-            self._idle.clear()
-            await self._idle.wait()
+        with self._lock:
+            self.refusing = True
+        while self.in_progress:  # noqa: ASYNC110 - other threads finish calls too
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
-    def unary(self, method: str, handler: Unary) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A handler of one message."""
+    def begin(self, calls: int = 1) -> int:
+        """How many of so many calls may begin; they count as in progress until `end`. From any thread."""
+        with self._lock:
+            taken = 0 if self.refusing else max(0, min(calls, self._most - self.in_progress))
+            self.in_progress += taken
+        return taken
+
+    def end(self, calls: int = 1) -> None:
+        """So many calls have their status."""
+        with self._lock:
+            self.in_progress -= calls
+
+    def ended(self, call: Call, status: str, started: Sequence[float]) -> None:
+        """Tells metrics and log of calls that have the same status; started: of time.perf_counter(), of each."""
+        if self._metrics:
+            self._metrics.requests(call.method, call.model, call.version, status, started)
+        now = time.perf_counter()
+        for each in started:
+            self._access.ended(status, now - each, call.method, call.told)
+
+    def unary(self, method: str, handler: Unary, at_once: AtOnce | None = None) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler of one message. at_once: answers what needs no waiting; None for what does, or is wrong."""
 
         self._methods.add(method)
 
         async def answer(message: bytes, context: Any) -> bytes:
             call = _call(method, context)
+            if at_once and self._tracing is None and not self.refusing:
+                started = time.perf_counter()
+                reply = at_once(message, call)
+                if reply is not None:
+                    self.ended(call, "OK", [started])
+                    return reply
             async with self.watched(call, partial(_abort, context, call)):
                 return await handler(message, call)
             raise AssertionError("abort raises")
@@ -144,13 +173,15 @@ class Interceptor:
         """
         started = time.perf_counter()
         status = "CANCELLED"
-        self.in_progress += 1
+        with self._lock:
+            self.in_progress += 1
+            refusing, too_many = self.refusing, self.in_progress > self._most
         if self._tracing is not None:
             call.trace = self._tracing.begin(call.method, call.carried)
         try:
-            if self.refusing:
+            if refusing:
                 raise Unavailable("the server is stopping; try again, there or elsewhere")
-            if self.in_progress > self._most:
+            if too_many:
                 raise QueueFull(
                     f"{self._most} calls are in progress, the most that this server takes; try again",
                     retry_after_ms=1000,
@@ -167,8 +198,7 @@ class Interceptor:
             finally:
                 del fault  # its trace leads here: a cycle that would keep the request in memory for long
         finally:
-            self.in_progress -= 1
-            self._idle.set()
+            self.end()
             counts = not (of_many and status in ("OK", "CANCELLED"))
             if status == "CANCELLED" and time.monotonic() >= call.deadline - HEAD_START:
                 status = "DEADLINE_EXCEEDED"  # that is how grpcio ends it
@@ -194,14 +224,19 @@ def _call(method: str, context: Any) -> Call:
     return call
 
 
-async def _abort(context: Any, call: Call, fault: ServingError) -> None:
+def trailers(fault: ServingError, call: Call) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of a call that ends with a fault."""
     metadata = [(REQUEST_ID, call.request_id)]
     if fault.row is not None:
         metadata.append(("topclass-row", str(fault.row)))
     if fault.retry_after_ms:
         metadata.append(("grpc-retry-pushback-ms", str(fault.retry_after_ms)))
+    return tuple(metadata)
+
+
+async def _abort(context: Any, call: Call, fault: ServingError) -> None:
     try:
-        await context.abort(fault.code, str(fault), tuple(metadata))
+        await context.abort(fault.code, str(fault), trailers(fault, call))
     except grpc.aio.AbortError:
         raise  # that is how abort ends
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,8 +16,10 @@ from server import checks, images, wire
 from server.config import Config
 from server.errors import InvalidInput, OtherModel, QueueFull
 from server.interceptor import Call, told
+from server.lanes import Answer
 from server.metrics import Metrics
 from server.model import InputSpec
+from server.plain import Plain, shape_of
 from server.repository import Entry, Repository, Served, State
 from topclass.v1 import inference_pb2 as pb
 
@@ -206,6 +208,26 @@ class InferenceService:
             newest=served is not None and served is self._repository.answering(entry.name),
             aliases=self._repository.names(entry),
         )
+
+
+def plain(message: bytes) -> Plain | None:
+    """A PredictRequest as a plain one; see `server/plain.py`."""
+    found = wire.find_tensor(message)
+    if found is None:
+        return None
+    request, start, stop = found
+    dtype = DTYPES.get(request.tensor.dtype)
+    shape = shape_of(request.tensor.shape, dtype, stop - start) if dtype else None
+    if dtype is None or shape is None or request.priority or request.model_sha256:
+        return None
+
+    def find(repository: Repository) -> Served:
+        return repository.find(request.model, request.version, request.alias)
+
+    def write(answers: Sequence[Answer], served: Served) -> list[bytes]:
+        return served.writer.write_all(answers, request)
+
+    return Plain(start, stop, dtype, shape, find, write)
 
 
 def parse(kind: type[M], message: bytes) -> M:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ MOST_SIZES = 1024  # of batches that are told apart: as many as --max-batch-rows
 
 
 class Statistics:
-    """Counts that only grow. Requests are counted on the event loop, batches on the workers."""
+    """Counts that only grow, told by any thread."""
 
     def __init__(self) -> None:
         self.requests = self.rows = self.failures = self.batches = 0
@@ -41,12 +42,19 @@ class Statistics:
 
     def answered(self, answer: Answer, seconds: float) -> None:
         """A request was answered, so long after it was queued."""
-        self.requests += 1
-        self.rows += len(answer.rows)
-        self.seconds += seconds
-        self.queue_seconds += answer.queue_seconds
-        self.compute_seconds += answer.compute_seconds
-        self.last = time.time()
+        self.answered_all([answer], seconds)
+
+    def answered_all(self, answers: Sequence[Answer], seconds: float) -> None:
+        """Requests that were queued together were answered, so long after that."""
+        rows, waited = sum(len(a.rows) for a in answers), sum(a.queue_seconds for a in answers)
+        computed = sum(a.compute_seconds for a in answers)
+        with self._lock:
+            self.requests += len(answers)
+            self.rows += rows
+            self.seconds += seconds * len(answers)
+            self.queue_seconds += waited
+            self.compute_seconds += computed
+            self.last = time.time()
 
     def moved(self, input_seconds: float, output_seconds: float) -> None:
         """An answered request took so long to become an array, and its answer so long to become a message."""
@@ -65,5 +73,6 @@ class Statistics:
 
     def failed(self, seconds: float) -> None:
         """A good request was not answered: the queue was full, it came too late, or it could not be computed."""
-        self.failures += 1
-        self.failure_seconds += seconds
+        with self._lock:
+            self.failures += 1
+            self.failure_seconds += seconds

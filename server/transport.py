@@ -55,8 +55,8 @@ class GrpcTransport:
         self._guards = _guards(config, self.tokens, refused)
         self.ready = self._leaving = False
 
-    async def listen(self) -> None:
-        """Binds and serves; StartError where the address cannot be had."""
+    async def listen(self, at: str = "") -> None:
+        """Binds and serves; StartError where the address cannot be had. at: another address than the config's."""
         self._server = grpc.aio.server(
             interceptors=self._guards,
             # The interceptor refuses at half of this, and counts it; those whose message is on its way it cannot see.
@@ -75,7 +75,7 @@ class GrpcTransport:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._config.reflection:
             reflection.enable(self._server, (*self._services, health.SERVICE_NAME), self._files)
-        address = self.address(self._config.grpc_port)
+        address = at or self.address(self._config.grpc_port)
         try:
             self.port = self._bind(address)
         except RuntimeError as error:
@@ -111,18 +111,27 @@ class GrpcTransport:
         arrives in its first moment with CANCELLED, which no client retries. Half-closed sockets deliver what was
         written, and a call that comes too late ends as UNAVAILABLE, on its client, by itself.
         """
-        listeners, connections = _sockets(self.port)
-        _shut(listeners, socket.SHUT_RDWR)
-        await asyncio.sleep(GOODBYE_SECONDS / 2)
-        _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
-        await asyncio.sleep(GOODBYE_SECONDS / 2)
+        await half_close(self.port)
+        await self.end()
+
+    async def end(self) -> None:
+        """Ends what is left, at once."""
         await self._server.stop(0)
+
+
+async def half_close(port: int) -> None:
+    """Ends this process's TCP connections on a local port, when what was written is delivered. See GrpcTransport."""
+    listeners, connections = _sockets(port)
+    _shut(listeners, socket.SHUT_RDWR)
+    await asyncio.sleep(GOODBYE_SECONDS / 2)
+    _shut(connections + _sockets(port)[1], socket.SHUT_WR)
+    await asyncio.sleep(GOODBYE_SECONDS / 2)
 
 
 def _guards(config: Config, tokens: Tokens | None, refused: Refused) -> list[TokenInterceptor]:
     if tokens is None:
         return []
-    if not config.tls_certificate and not _is_loopback(config.host):
+    if not config.tls_certificate and not is_loopback(config.host):
         log.warning(
             "tokens cross the network in the clear: the server listens on %s without TLS; give --tls-certificate "
             "and --tls-key, or let only a proxy that has TLS reach it",
@@ -131,7 +140,8 @@ def _guards(config: Config, tokens: Tokens | None, refused: Refused) -> list[Tok
     return [TokenInterceptor(tokens, config.open_health, refused)]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -74,9 +74,17 @@ class Shelf:
 
     def __init__(self, name: str):
         self.name = name
-        self.entries: dict[int, Entry] = {}
+        self.entries: Mapping[int, Entry] = {}  # replaced, never changed: other threads look
         self.aliases: Aliases = {}
         self.problem = ""  # with the folder or its aliases
+
+    def set(self, version: int, entry: Entry) -> None:
+        """What a version is from now on."""
+        self.entries = {**self.entries, version: entry}
+
+    def remove(self, version: int) -> None:
+        """Forgets a version."""
+        self.entries = {number: entry for number, entry in self.entries.items() if number != version}
 
     def sorted(self) -> list[Entry]:
         """Every version, ordered by number."""
@@ -105,7 +113,8 @@ class Shelf:
         """
         if alias:
             version = self._named(alias)
-        entry = self.entries.get(version)
+        entries = self.entries
+        entry = entries.get(version)
         served = entry.served if entry else self.answering() if version == 0 else None
         if served:
             return served
@@ -115,7 +124,9 @@ class Shelf:
             raise UnknownModel(
                 f"model {self.name!r} has no version {version}{called}; it has {listed(ready) or 'none'}"
             )
-        entry = entry or self.entries[max(self.entries)]
+        if not entries:
+            raise UnknownModel(f"no model {self.name!r}: it is being removed")
+        entry = entry or entries[max(entries)]
         if entry.state is State.LOADING:
             raise Unavailable(f"model {self.name!r} version {entry.version} is being loaded")
         raise UnknownModel(f"model {self.name!r} version {entry.version} is not served: {entry.reason}")

@@ -8,6 +8,8 @@ small request, goes through the protobuf library; property tests hold both to th
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,9 +35,9 @@ def read_request(message: bytes) -> tuple[pb.PredictRequest, memoryview]:
 
     InvalidInput where the bytes are no PredictRequest.
     """
-    with contextlib.suppress(ValueError, DecodeError):  # the library decides what is no message
-        if len(message) >= LARGE and (parsed := _read_large(message)):
-            return parsed
+    if len(message) >= LARGE and (found := find_tensor(message)):
+        request, start, stop = found
+        return request, memoryview(message)[start:stop]
     try:
         request = pb.PredictRequest.FromString(message)
     except DecodeError as error:
@@ -43,21 +45,23 @@ def read_request(message: bytes) -> tuple[pb.PredictRequest, memoryview]:
     return request, memoryview(request.tensor.data)
 
 
-def _read_large(message: bytes) -> tuple[pb.PredictRequest, memoryview] | None:
-    """The parts around one tensor's data, parsed by the library; None for a message of any other form."""
-    found = list(fields(message, most=_FEW))
-    inputs = [field for field in found if field.number in (_REQUEST_TENSOR, _REQUEST_IMAGES)]
-    if len(inputs) != 1 or inputs[0].number != _REQUEST_TENSOR or inputs[0].kind != BYTES:
-        return None
-    [tensor] = inputs
-    inner = list(fields(message, tensor.content, tensor.stop, most=_FEW))
-    data = [field for field in inner if field.number == _TENSOR_DATA and field.kind == BYTES]
-    if len(data) != 1:
-        return None
-    request = pb.PredictRequest.FromString(message[: tensor.start] + message[tensor.stop :])
-    request.tensor.MergeFromString(message[tensor.content : data[0].start] + message[data[0].stop : tensor.stop])
-    request.tensor.SetInParent()
-    return request, memoryview(message)[data[0].content : data[0].stop]
+def find_tensor(message: bytes) -> tuple[pb.PredictRequest, int, int] | None:
+    """A request without its tensor's data, and where these are; None for a message of any other form."""
+    with contextlib.suppress(ValueError, DecodeError):  # the library decides what is no message
+        found = list(fields(message, most=_FEW))
+        inputs = [field for field in found if field.number in (_REQUEST_TENSOR, _REQUEST_IMAGES)]
+        if len(inputs) != 1 or inputs[0].number != _REQUEST_TENSOR or inputs[0].kind != BYTES:
+            return None
+        [tensor] = inputs
+        inner = list(fields(message, tensor.content, tensor.stop, most=_FEW))
+        data = [field for field in inner if field.number == _TENSOR_DATA and field.kind == BYTES]
+        if len(data) != 1:
+            return None
+        request = pb.PredictRequest.FromString(message[: tensor.start] + message[tensor.stop :])
+        request.tensor.MergeFromString(message[tensor.content : data[0].start] + message[data[0].stop : tensor.stop])
+        request.tensor.SetInParent()
+        return request, data[0].content, data[0].stop
+    return None
 
 
 def winners(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,32 +113,61 @@ class ResponseWriter:
         self._all_labels = pb.PredictResponse(labels=labels).SerializeToString()
         self._rows = _Rows(labels, ood_threshold is not None)
 
+    def write_all(self, answers: Sequence[Answer], request: pb.PredictRequest) -> list[bytes]:
+        """The answers to several requests that want the same and have as many rows; InvalidInput as for `write`."""
+        shape, each = self._shape(request), len(answers[0].rows)
+        if len(answers) == 1 or shape.ranks or self._rows.longest(shape) * each * len(answers) > _SLICE:
+            return [self.write(answer, request) for answer in answers]
+        table, used = self._fill(np.concatenate([answer.rows for answer in answers]), shape)
+        if used is None:
+            ends = np.arange(each, len(table) + 1, each) * table.shape[1]
+        else:
+            table, ends = table[used], used.sum(axis=1).cumsum()[each - 1 :: each]
+        rows, written, start = table.tobytes(), [], 0
+        labels = self._all_labels if request.include_labels else b""
+        for answer, end in zip(answers, ends.tolist(), strict=True):
+            written.append(b"".join((rows[start:end], self._provenance, _timing(answer), labels)))
+            start = end
+        return written
+
     def write(self, answer: Answer, request: pb.PredictRequest) -> bytes:
         """The answer to a request; InvalidInput names a row that has no finite probabilities."""
-        probabilities, scores = split(answer.rows, len(self._labels))
-        shape = Shape(not request.omit_probabilities, min(request.top_k, len(self._labels)))
+        shape = self._shape(request)
         size = self._rows.longest(shape)
-        if size * len(probabilities) > MOST_ANSWER:
+        if size * len(answer.rows) > MOST_ANSWER:
             raise InvalidInput(
-                f"the answer would have {len(probabilities)} rows of {size} bytes, more than one message holds; send "
+                f"the answer would have {len(answer.rows)} rows of {size} bytes, more than one message holds; send "
                 "fewer rows, ask for a smaller top_k, or set omit_probabilities"
             )
-        top, best = winners(probabilities)
-        strange = None if scores is None or self._threshold is None else _strangeness(scores, self._threshold)
-        step = max(1, _SLICE // size)
-        parts = [
-            self._rows.write(
-                probabilities[at : at + step],
-                top[at : at + step],
-                best[at : at + step],
-                None if strange is None else strange[at : at + step],
-                shape,
-            )
-            for at in range(0, len(top), step)
-        ]
+        probabilities, scores = split(answer.rows, len(self._labels))
+        if len(probabilities) == 1 and not shape.ranks:
+            parts = [self._rows.one(probabilities, self._strange(scores), shape)]
+        else:
+            top, best = winners(probabilities)
+            strange, step = self._strange(scores), max(1, _SLICE // size)
+            parts = [
+                self._rows.write(
+                    probabilities[at : at + step],
+                    top[at : at + step],
+                    best[at : at + step],
+                    None if strange is None else strange[at : at + step],
+                    shape,
+                )
+                for at in range(0, len(top), step)
+            ]
         return b"".join(
             (*parts, self._provenance, _timing(answer), self._all_labels if request.include_labels else b"")
         )
+
+    def _shape(self, request: pb.PredictRequest) -> Shape:
+        return Shape(not request.omit_probabilities, min(request.top_k, len(self._labels)))
+
+    def _strange(self, scores: np.ndarray | None) -> np.ndarray | None:
+        return None if scores is None or self._threshold is None else _strangeness(scores, self._threshold)
+
+    def _fill(self, rows: np.ndarray, shape: Shape) -> Columns:
+        probabilities, scores = split(rows, len(self._labels))
+        return self._rows.fill(probabilities, *winners(probabilities), self._strange(scores), shape)
 
 
 class Shape(NamedTuple):
@@ -155,8 +188,13 @@ class _ByClass:
         self.width = max(map(len, rows))
         self._bytes = np.frombuffer(b"".join(row.ljust(self.width, b"\0") for row in rows), np.uint8)
         self._bytes = self._bytes.reshape(len(rows), self.width)
+        self._rows = rows
         lengths = np.array([len(row) for row in rows])
         self._used = None if (lengths == self.width).all() else np.arange(self.width) < lengths[:, None]
+
+    def one(self, number: int) -> bytes:
+        """The bytes of one class."""
+        return self._rows[number]
 
     def of(self, classes: np.ndarray) -> Columns:
         """The bytes of some classes [...], as [..., width]."""
@@ -207,6 +245,27 @@ class _Rows:
         """
         if shape.ranks:
             return self._write_ranked(probabilities, top, best, strange, shape)
+        rows, used = self.fill(probabilities, top, best, strange, shape)
+        return bytes((rows if used is None else rows[used]).tobytes())
+
+    def one(self, probabilities: np.ndarray, strange: np.ndarray | None, shape: Shape) -> bytes:
+        """The same for one row without ranks: most requests have one, and numpy's setting out takes longer than it."""
+        row = probabilities[0]
+        top = int(row.argmax())
+        if not math.isfinite(row[top]):
+            winners(probabilities)  # which says so
+        parts = [self._heads[shape.probabilities].one(top), _bytes(row[top]).tobytes()]
+        if strange is not None:
+            parts.append(strange.tobytes())
+        if shape.probabilities:
+            parts += [self._before_all.tobytes(), _bytes(row).tobytes()]
+        parts.append(self._label.one(top))
+        return b"".join(parts)
+
+    def fill(
+        self, probabilities: np.ndarray, top: np.ndarray, best: np.ndarray, strange: np.ndarray | None, shape: Shape
+    ) -> Columns:
+        """Rows without ranks, as a table."""
         rows, used = self._holes(top, shape.probabilities)
         value = self._heads[shape.probabilities].width
         rows[:, value : value + 4] = _bytes(best[:, None])
@@ -215,7 +274,7 @@ class _Rows:
         if shape.probabilities:
             first = value + 4 + self._strangeness + len(self._before_all)
             rows[:, first : first + 4 * self._classes] = _bytes(probabilities)
-        return bytes((rows if used is None else rows[used]).tobytes())
+        return rows, used
 
     def _holes(self, top: np.ndarray, all_probabilities: bool) -> Columns:
         """Whole rows with these top classes, but for their probabilities."""
@@ -283,9 +342,12 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _timing(answer: Answer) -> bytes:
-    queue, compute = round(answer.queue_seconds * 1e6), round(answer.compute_seconds * 1e6)
-    content = b"\x08" + varint(queue) + b"\x10" + varint(compute) + b"\x18" + varint(answer.batch_rows)
-    return delimited(6, content)
+    return _times(round(answer.queue_seconds * 1e6), round(answer.compute_seconds * 1e6), answer.batch_rows)
+
+
+@functools.lru_cache(64)  # those who shared a batch mostly say the same
+def _times(queue_us: int, compute_us: int, batch_rows: int) -> bytes:
+    return delimited(6, b"\x08" + varint(queue_us) + b"\x10" + varint(compute_us) + b"\x18" + varint(batch_rows))
 
 
 def stream_reply(id: str, response: bytes) -> bytes:

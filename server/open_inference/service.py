@@ -11,10 +11,12 @@ from server import checks
 from server.config import Config
 from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
+from server.lanes import Answer
 from server.metrics import Metrics
 from server.open_inference import answers, describe, parameters, tensors
 from server.open_inference.memory import MemoryService
 from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.plain import Plain, shape_of
 from server.protobuf import delimited
 from server.repository import Repository, Served, State
 from server.service import STREAM_WINDOW, parse
@@ -218,4 +220,35 @@ class OpenInferenceService:
         return reply.SerializeToString()
 
     def _find(self, name: str, version: str) -> Served:
-        return self._repository.find(name, checks.version(version))
+        return find(self._repository, name, version)
+
+
+def plain(message: bytes) -> Plain | None:
+    """A ModelInferRequest as a plain one; see `server/plain.py`."""
+    found = tensors.find_raw(message)
+    if found is None:
+        return None
+    request, start, stop = found
+    if len(request.inputs) != 1 or len(request.outputs) > 1 or request.parameters:
+        return None
+    [tensor] = request.inputs
+    dtype = tensors.DATATYPES.get(tensor.datatype)
+    shape = shape_of(tensor.shape, dtype, stop - start) if dtype else None
+    if dtype is None or shape is None or any(output.parameters for output in request.outputs):
+        return None
+
+    def look(repository: Repository) -> Served:
+        served = find(repository, request.model_name, request.model_version)
+        answers.wanted(request, served, None)
+        return served
+
+    def write(several: Sequence[Answer], served: Served) -> list[bytes]:
+        want = answers.wanted(request, served, None)
+        return [answers.write(answer, want, served).SerializeToString() for answer in several]
+
+    return Plain(start, stop, dtype, shape, look, write, tensor.name)
+
+
+def find(repository: Repository, name: str, version: str) -> Served:
+    """The version that a request names; InvalidInput, UnknownModel or Unavailable, with the words, where none is."""
+    return repository.find(name, checks.version(version))

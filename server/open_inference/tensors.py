@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from server import checks
 from server.config import Config
@@ -22,6 +23,7 @@ DATATYPES: dict[str, np.dtype] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(
 # What an input's data came in beside the message: bytes, or the lists of a JSON document.
 Given = memoryview | list[Any]
 _MOST_FIELDS, _MOST_BESIDE = 1000, 1 << 20  # of a large request: fields, and bytes that are no elements
+_FEW = 64  # fields of a plain request
 _INPUTS, _CONTENTS, _RAW_INPUT_CONTENTS = 5, 5, 7
 
 
@@ -38,6 +40,20 @@ def read_request(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]
     except ValueError as error:
         raise InvalidInput(f"the message is not a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from error
     return parse(pb.ModelInferRequest, rest), raw
+
+
+def find_raw(message: bytes) -> tuple[pb.ModelInferRequest, int, int] | None:
+    """A request without its one raw input, and where that is; None for a message of any other form."""
+    try:
+        found = [f for f in fields(message, most=_FEW) if f.number == _RAW_INPUT_CONTENTS]
+        if len(found) != 1 or found[0].kind != BYTES:
+            return None
+        request = pb.ModelInferRequest.FromString(message[: found[0].start] + message[found[0].stop :])
+    except (ValueError, DecodeError):
+        return None
+    if any(tensor.contents.ByteSize() or tensor.parameters for tensor in request.inputs):
+        return None
+    return request, found[0].content, found[0].stop
 
 
 def _split(message: bytes) -> tuple[bytes, list[memoryview]]:
