@@ -55,6 +55,9 @@ overhead: env  ## what metrics and logs cost: under 3 % (needs h2load; some minu
 bench-client: env  ## the Python client beside plain stubs: calls, its processor time, messages (some minutes)
 	$(PY) -m benchmarks.client $(ARGS)
 
+bench-wire: env  ## what the server pays to read a request and write an answer, beside the protobuf library
+	@$(PY) -m benchmarks.wire
+
 bench: env  ## the speed beside a plain grpcio server, as ratios; needs h2load: make bench ARGS=--quick
 	@$(PY) -m benchmarks.bench $(ARGS)
 
