@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server import wire
+from server import predictions, wire
 from server.errors import InvalidInput
 from server.lanes import Answer
 from server.open_inference import parameters, shared_memory
@@ -83,8 +83,8 @@ async def put_away(response: pb.ModelInferResponse, want: Wanted, regions: Regio
 
 def write(answer: Answer, want: Wanted, served: Served) -> pb.ModelInferResponse:
     """The answer; InvalidInput names a row that has no finite probabilities."""
-    probabilities, scores = wire.split(answer.rows, served.model.classes)
-    wire.winners(probabilities)
+    probabilities, scores = predictions.split(answer.rows, served.model.classes)
+    predictions.winners(probabilities)
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.version), id=want.id)
     _say_where_from(response, answer, served)
     if scores is not None and served.model.ood_threshold is not None:
@@ -106,7 +106,7 @@ def _say_where_from(response: pb.ModelInferResponse, answer: Answer, served: Ser
 
 def _say_how_strange(response: pb.ModelInferResponse, scores: np.ndarray, threshold: float) -> None:
     """The rows' scores and verdicts, as text with commas: parameters hold no lists, and JSON no NaN."""
-    strange = wire.out_of_distribution(scores, threshold)
+    strange = predictions.out_of_distribution(scores, threshold)
     response.parameters["ood_score"].string_param = ",".join([f"{score:.6g}" for score in scores.tolist()])
     response.parameters["out_of_distribution"].string_param = ",".join(["01"[each] for each in strange.tolist()])
     response.parameters["ood_threshold"].double_param = threshold

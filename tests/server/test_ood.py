@@ -15,7 +15,7 @@ from onnx import helper
 from server.device import Devices
 from server.errors import ModelRefused
 from server.model import Model, load
-from server.wire import out_of_distribution
+from server.predictions import out_of_distribution
 from tests import models
 from tests.conftest import LiveServer
 from tests.server import open_inference as v2
