@@ -60,7 +60,7 @@ def available() -> list[str]:
     text = subprocess.run(
         [sys.executable, "-m", "server", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    setting = text.partition("--transport ")[2].partition("\n  --")[0]
+    setting = text.partition("\n  --transport ")[2].partition("\n  --")[0]
     return ["grpcio", "native"] if "native" in setting else ["grpcio"]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from server import cpus
+from server.crowd import Crowd
 from server.errors import DeadlinePassed, QueueFull
 from server.lanes import Answer, Compute, Lane, Observe, Part, Piece, Predict, Tell, Ticket
 
@@ -46,6 +47,7 @@ class Batcher:
         self._drained.set()
         self._idle = self._running = 0  # workers that wait; pieces being computed, on whatever thread
         self._kicked, self._closed = False, False
+        self._crowd, self._expects = Crowd(self._loop), False
         self._row_seconds = 1e-5  # of a worker, lately; for the advice when the queue is full
         self._threads = [
             threading.Thread(target=self._serve, args=(n if pin else None,), name=f"worker-{n}", daemon=True)
@@ -87,10 +89,13 @@ class Batcher:
         future.add_done_callback(lambda _: self._resolved(ticket))
         self._unfinished += 1
         self._drained.clear()
-        if not self._kicked:  # one wake-up for all that this tick of the loop reads, or that the window brings
+        self._crowd.arrived()
+        if not self._kicked:  # one wake-up for all that come in this turn of the loop, or in the window, or together
             self._kicked = True
             if self._window:
                 self._loop.call_later(self._window, self._kick)
+            elif self._expects and lane.is_cheap(len(rows)):
+                self._crowd.gather(self._kick)
             else:
                 self._loop.call_soon(self._kick)
         return future
@@ -120,6 +125,9 @@ class Batcher:
 
     def at_once(self, lane: Lane, ticket: Ticket) -> bool:
         """See Lane.at_once."""
+        self._expects = self._crowd.is_expected()
+        if self._expects:
+            return False
         with self._lock:
             if not self._can_compute_now(lane, [ticket.rows]):
                 return False
@@ -166,6 +174,8 @@ class Batcher:
     def _kick(self) -> None:
         self._kicked = False
         while piece := self._cheap_piece():
+            if self._expects:
+                self._crowd.came(len(piece.parts))
             _resolve(self._compute(piece))
             with self._lock:
                 self._running -= 1

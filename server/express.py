@@ -55,11 +55,12 @@ class Replies(Protocol):
 class Ride(Ticket):
     """A ticket that knows its call."""
 
-    __slots__ = ("arrival", "plain", "served")
+    __slots__ = ("arrival", "input_seconds", "plain", "served")
 
     def __init__(self, arrival: Arrival, plain: Plain, served: Served, express: Express):
         super().__init__(plain.rows(arrival.message), arrival.deadline, tell=express.tell)
         self.arrival, self.plain, self.served = arrival, plain, served
+        self.input_seconds = time.perf_counter() - arrival.started
 
 
 class Express:
@@ -105,6 +106,7 @@ class Express:
 
         For the event loop, whose transport brings calls one by one: a future and a task would cost more than it.
         """
+        started = time.perf_counter()
         plain = self._frames_here[call.method].find(message)
         served = self._served(plain) if plain else None
         if plain is None or served is None or call.deadline <= time.monotonic():
@@ -114,14 +116,16 @@ class Express:
             if plain.dtype.kind == "f":
                 served.model.check(rows)
             ticket = Ticket(rows, call.deadline)
+            queued = time.perf_counter()
             if not served.lane.at_once(ticket):
                 return None
-            answer = ticket.answer()
+            answer, computed = ticket.answer(), time.perf_counter()
             [reply] = plain.write([answer], served)
         except InvalidInput:  # the ordinary handler has the words
             return None
         call.model, call.version = served.name, str(served.version)
-        served.statistics.answered_all([answer], time.monotonic() - ticket.arrived)
+        served.statistics.answered(answer, computed - queued)
+        served.statistics.moved(queued - started, time.perf_counter() - computed)
         return reply
 
     def leave(self, call_id: int) -> bool:
@@ -181,6 +185,8 @@ class Express:
     def _answer(self, rides: list[Ride]) -> None:
         """Of one frame and one version."""
         answers = [ride.answer() for ride in rides]
+        statistics, computed = rides[0].served.statistics, time.perf_counter()
+        seconds = time.monotonic() - rides[0].arrived
         try:
             replies = rides[0].plain.write(answers, rides[0].served)
         except Exception as error:
@@ -193,7 +199,8 @@ class Express:
         respond = self._replies.respond
         for ride, reply in zip(rides, replies, strict=True):
             respond(ride.arrival.call_id, reply)
-        rides[0].served.statistics.answered_all(answers, time.monotonic() - rides[0].arrived)
+        statistics.answered_all(answers, seconds)
+        statistics.moved(sum(ride.input_seconds for ride in rides), time.perf_counter() - computed, len(rides))
         self._count(rides, "OK")
 
     def _refuse(self, ride: Ride, error: Exception) -> None:

@@ -56,12 +56,13 @@ class Statistics:
             self.compute_seconds += computed
             self.last = time.time()
 
-    def moved(self, input_seconds: float, output_seconds: float) -> None:
-        """An answered request took so long to become an array, and its answer so long to become a message."""
-        self.moves += 1
-        self.seconds += input_seconds + output_seconds
-        self.input_seconds += input_seconds
-        self.output_seconds += output_seconds
+    def moved(self, input_seconds: float, output_seconds: float, requests: int = 1) -> None:
+        """Answered requests took so long in all to become arrays, and their answers so long to become messages."""
+        with self._lock:
+            self.moves += requests
+            self.seconds += input_seconds + output_seconds
+            self.input_seconds += input_seconds
+            self.output_seconds += output_seconds
 
     def sizes(self) -> list[tuple[int, tuple[int, float]]]:
         """Each size of batch in rows, the smallest first: how many batches, and how many seconds they took.

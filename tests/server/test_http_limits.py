@@ -259,7 +259,8 @@ def test_the_openapi_document_has_every_operation_that_there_is(repository: Path
     for path, verbs in described(server).items():
         real = path.format(model="pets", version="1", alias="x")
         for verb in verbs:
-            assert ask(server, real, b"{" if verb == "post" else None, method=verb.upper()).status in (200, 400, 409)
+            status = ask(server, real, b"{" if verb == "post" else None, method=verb.upper()).status
+            assert status in (200, 400, 409, 501), real
     operations = [each for verbs in document["paths"].values() for each in verbs.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
     text = json.dumps(document)
