@@ -26,10 +26,8 @@ from tests.clients.fake import Failure, Fake
 from tests.clients.test_predict import PICTURES, PROBABILITIES, png
 from topclass import Client
 from topclass.commands import run
-from topclass.commands.answers import answer
-from topclass.commands.sources import MOST_BYTES, Chunk, find_sources
 
-HEADER = "input,top_class,label,probability,p_cat,p_dog,p_emu,error"
+HEADER = "input,top_class,label,probability,p_cat,p_dog,p_emu,ood_score,out_of_distribution,version,sha256,error"
 
 
 @pytest.fixture

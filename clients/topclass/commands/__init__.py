@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from topclass import __version__
-from topclass.commands.failures import Failed, ReaderGone
+from topclass.batch.failures import Failed, ReaderGone
 from topclass.commands.health import health
 from topclass.commands.models import models
 from topclass.commands.predict import predict
