@@ -84,7 +84,7 @@ def _command(folder: str, arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_killed_at_any_moment(server: Any, folder: Path, arguments: tuple[str, ...], ending: str) -> None:
+def test_killed_at_any_moment(server: Any, folder: Path, ending: str) -> None:
     """Killed fifty times at random moments, the same command gives the table of an undisturbed run, byte for byte."""
     if ending == "parquet":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -249,7 +249,7 @@ def test_server_that_restarts(repository: Path, folder: Path) -> None:
 
 
 def test_model_that_changes(serve: Callable[..., Any], repository: Path, folder: Path) -> None:
-    """A model that went away is said and refused; --allow-model-change finishes with another, and the rows say which."""
+    """A model that went away is said and refused; with --allow-model-change another finishes, and the rows say which."""
     server = serve(models=repository, version_policy="latest:1")
     arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "2", "--server", server.address)
     with start(*arguments, cwd=folder) as command:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from topclass.batch.pictures import Fitting, Invert, light_on_dark
 from topclass.batch.tally import Tally
 from topclass.client import Client
 from topclass.commands.connection import Connection
+from topclass.commands.interrupts import ending_at_once
 from topclass.commands.output import check_writable, device, is_kept
 from topclass.commands.progress import progress, summary
 from topclass.errors import ModelChanged, NotFound
@@ -117,7 +119,7 @@ def carry_out(options: Options, connection: Connection) -> int:
             details = client.model(options.model, options.version)
         with connection.client(_PATIENCE) as client:
             if options.target is None or not is_kept(options.target):
-                with device(options.target) as stream:
+                with device(options.target) as stream, ending_at_once(str):
                     return _run(options, client, details, truth, files, jobs.Stream(stream))
             output = Path(os.path.realpath(options.target))
             with jobs.kept(output, options.settings(), files, options.restart) as journal:
@@ -161,14 +163,21 @@ def _pinned(client: Client, options: Options, details: ModelDetails, journal: Jo
 
 @contextmanager
 def _said_how_far(journal: Journal) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
+    """However the block is left early, the rows that are kept are said, and no empty folder stays."""
+
+    def words() -> str:
         if journal.certain and not journal.state.done:
-            click.echo(
-                f"{journal.certain:,} rows are kept; the same command goes on from there (--restart begins anew)",
-                err=True,
-            )
+            kept = f"{journal.certain:,} rows are kept"
+            return f"{kept}; the same command goes on from there (--restart begins anew)\n"
+        if not journal.certain:
+            shutil.rmtree(journal.folder, ignore_errors=True)
+        return ""
+
+    try:
+        with ending_at_once(words):
+            yield
+    except BaseException:
+        click.echo(words(), err=True, nl=False)
         raise
 
 
