@@ -4,7 +4,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
-.PHONY: help env demo test fuzz check format proto serve retrain soak fairness bench-client test-gpu test-clients test-containers clean
+.PHONY: help env demo test fuzz check format proto serve retrain soak fairness bench-client bench-batch test-gpu test-clients test-containers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -51,6 +51,9 @@ fairness: env  ## a lone caller beside bulk callers: who waits how long
 
 bench-client: env  ## the Python client beside plain stubs: calls, its processor time, messages (some minutes)
 	$(PY) -m benchmarks.client $(ARGS)
+
+bench-batch: env  ## topclass predict beside the load generator on the same server: rows/s, processor time (a minute)
+	$(PY) -m benchmarks.batch $(ARGS)
 
 test-gpu: env  ## the tests of --device cuda, with the real onnxruntime-gpu
 	scripts/test-gpu

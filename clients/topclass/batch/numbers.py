@@ -19,6 +19,8 @@ _DIGITS = 9
 _WIDTH = 15  # 0.0000 and nine digits; 1.23456789e-12 has 14
 _FIXED = -5  # the smallest exponent that is written without e
 _POWERS = 10.0 ** np.arange(60)
+_WHOLE = np.array([f"{n:03}".encode() for n in range(1000)])[:, None].view(np.uint8)  # three digits at once
+_CUT = np.array([f"{n:03}".rstrip("0").encode().ljust(3, b"\0") for n in range(1000)], "S3")[:, None].view(np.uint8)
 
 
 def text_cells(texts: Iterable[str]) -> Cells:
@@ -46,9 +48,7 @@ def joined(cells: Sequence[Cells | bytes], count: int) -> bytes:
         size = len(cell) if isinstance(cell, bytes) else cell.shape[1]
         matrix[:, at : at + size] = np.frombuffer(cell, np.uint8) if isinstance(cell, bytes) else cell
         at += size
-    flat = matrix.ravel()
-    kept: Cells = flat[flat != 0]
-    return kept.tobytes()
+    return matrix.tobytes().translate(None, b"\0")
 
 
 def float_cells(values: NDArray[np.float32]) -> Cells:
@@ -77,36 +77,47 @@ def _write(cells: Cells, values: NDArray[np.float32]) -> None:
     """Numbers between 0 and 1."""
     wide = values.astype(np.float64)
     exponent = np.floor(np.log10(wide)).astype(np.int64)
-    mantissa = np.zeros(len(values), np.int64)
-    left = np.ones(len(values), np.bool_)
-    for digits in (7, 8, _DIGITS):
-        scale = _POWERS[digits - 1 - exponent]
-        whole = np.rint(wide * scale)
-        same = left & ((whole / scale).astype(np.float32) == values) if digits < _DIGITS else left
-        mantissa[same] = (whole[same] * 10 ** (_DIGITS - digits)).astype(np.int64)
-        left &= ~same
+    mantissa = _mantissa(wide, values, exponent, 7)
     # Rounding up, or a logarithm that is off by one, may give one digit more or less.
     for wrong, factor, step in ((mantissa >= 10**_DIGITS, 0.1, 1), (mantissa < 10 ** (_DIGITS - 1), 10, -1)):
         if wrong.any():
             mantissa[wrong] = np.rint(mantissa[wrong] * factor).astype(np.int64)
             exponent[wrong] += step
-    digit = np.empty((len(values), _DIGITS), np.uint8)
-    rest = mantissa.astype(np.uint32)  # 32 bits divide faster
-    for place in range(_DIGITS - 1, -1, -1):
-        above = rest // np.uint32(10)
-        digit[:, place] = rest - above * np.uint32(10)
-        rest = above
-    trailing = np.logical_and.accumulate(digit[:, ::-1] == 0, axis=1)[:, ::-1]
-    digit += _ZERO
-    digit[trailing] = 0
+    digit = _digits(mantissa)
     fixed = exponent >= _FIXED
     if fixed.all():
         _fixed(cells, digit, exponent)
         return
-    for chosen, write in ((fixed, _fixed), (~fixed, _scientific)):
-        some = cells[chosen]
+    for chosen, write in ((np.flatnonzero(fixed), _fixed), (np.flatnonzero(~fixed), _scientific)):
+        some = np.zeros((len(chosen), _WIDTH), np.uint8)
         write(some, digit[chosen], exponent[chosen])
         cells[chosen] = some
+
+
+def _mantissa(
+    wide: NDArray[np.float64], values: NDArray[np.float32], exponent: NDArray[np.int64], digits: int
+) -> NDArray[np.int64]:
+    """Nine digits, of which the first `digits`, or one or two more where they must, are not zero."""
+    scale = _POWERS[digits - 1 - exponent]
+    whole = np.rint(wide * scale)
+    mantissa = whole.astype(np.int64) * 10 ** (_DIGITS - digits)
+    if digits < _DIGITS:
+        other = np.flatnonzero((whole / scale).astype(np.float32) != values)
+        mantissa[other] = _mantissa(wide[other], values[other], exponent[other], digits + 1)
+    return mantissa
+
+
+def _digits(mantissa: NDArray[np.int64]) -> Cells:
+    """[N, 9]: the digits of each, zeros at the end left out."""
+    above, last = np.divmod(mantissa.astype(np.uint32), np.uint32(1000))  # 32 bits divide faster
+    first, middle = np.divmod(above, np.uint32(1000))
+    digit = np.empty((len(mantissa), _DIGITS), np.uint8)
+    digit[:, 6:] = _CUT[last]
+    digit[:, 3:6] = np.where((last == 0)[:, None], _CUT[middle], _WHOLE[middle])
+    digit[:, :3] = _WHOLE[first]
+    short = np.flatnonzero((last == 0) & (middle == 0))
+    digit[short, :3] = _CUT[first[short]]
+    return digit
 
 
 def _fixed(cells: Cells, digit: Cells, exponent: NDArray[np.int64]) -> None:
