@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import load
 from tests import models
 
-ROWS, CLASSES, HIDDEN, WINDOW = 1024, 10, 128, 8
+ROWS, CLASSES, HIDDEN, WINDOW = 1024, 10, 128, 16
 RATE_FLOOR = 0.80  # of the load generator's rows a second
 CPU_CEILING = 1.5  # times the server's processor time in the same turn
 
@@ -113,7 +113,7 @@ def main() -> int:
     theirs, ours = ([pair[side] for pair in turns] for side in (0, 1))
     ratio = float(np.median([our.rate / their.rate for their, our in turns]))
     share = float(np.median([our.caller / our.server for our in ours]))
-    print(f"{'1,024 x 28 x 28 in a request, 8 in flight':<44} {'rows/s':>9} {'caller CPU µs/row':>18} {'server':>8}")
+    print(f"{'1,024 x 28 x 28 in a request, 16 in flight':<44} {'rows/s':>9} {'caller CPU µs/row':>18} {'server':>8}")
     for title, seen in (("load generator", theirs), ("topclass predict rows.npy -o out.csv", ours)):
         rate, caller, computed = (float(np.median([getattr(turn, n) for turn in seen])) for n in Turn.__annotations__)
         print(f"  {title:<42} {rate:>9,.0f} {f'{caller:.2f}' if caller else '-':>18} {computed:>8.2f}")

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 # A request stays well under the 128 MiB that a server takes by default, and a window of them fits into memory.
-MOST_BYTES = 16 << 20
+MOST_BYTES = 8 << 20
 
 Inputs: TypeAlias = NDArray[Any] | list[bytes]
 """An array of rows, or the bytes of picture files."""

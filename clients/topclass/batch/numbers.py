@@ -109,8 +109,10 @@ def _mantissa(
 
 def _digits(mantissa: NDArray[np.int64]) -> Cells:
     """[N, 9]: the digits of each, zeros at the end left out."""
-    above, last = np.divmod(mantissa.astype(np.uint32), np.uint32(1000))  # 32 bits divide faster
-    first, middle = np.divmod(above, np.uint32(1000))
+    thousand = np.uint32(1000)
+    above = (whole := mantissa.astype(np.uint32)) // thousand  # numpy divides by // much faster than by divmod
+    first = above // thousand
+    last, middle = whole - above * thousand, above - first * thousand
     digit = np.empty((len(mantissa), _DIGITS), np.uint8)
     digit[:, 6:] = _CUT[last]
     digit[:, 3:6] = np.where((last == 0)[:, None], _CUT[middle], _WHOLE[middle])

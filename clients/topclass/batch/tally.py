@@ -33,11 +33,11 @@ class Tally:
         values = answered.values
         if not len(values):
             return
-        for index, count in zip(*np.unique(values.top_class, return_counts=True), strict=True):
-            self.predicted[int(index)] += int(count)
+        for index, count in enumerate(np.bincount(values.top_class).tolist()):
+            self.predicted[index] += count
         bins = np.minimum((values.probability * BINS).astype(np.int64), BINS - 1)
-        for index, count in zip(*np.unique(bins, return_counts=True), strict=True):
-            self.confidence[int(index)] += int(count)
+        for index, count in enumerate(np.bincount(bins).tolist()):
+            self.confidence[index] += count
         self.strange += int(values.out_of_distribution.sum())
         if answered.chunk.expected is not None:
             for row, answer in zip(answered.good, values.top_class.tolist(), strict=True):

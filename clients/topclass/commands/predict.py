@@ -51,7 +51,7 @@ from topclass.commands.prediction import Options, carry_out
     help="Rows in one request. [default: 64 pictures, 1,024 rows of an array]",
 )
 @click.option(
-    "--window", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="Requests in flight."
+    "--window", type=click.IntRange(min=1), default=16, show_default=True, metavar="N", help="Requests in flight."
 )
 @click.option("--strict", is_flag=True, help="Stop at the first row that has no answer.")
 @click.option("--restart", is_flag=True, help="Forget the unfinished table, and begin anew.")
