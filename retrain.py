@@ -80,7 +80,7 @@ def retrain(options: argparse.Namespace) -> tuple[int, str]:
     challenger = _load(candidate)
     rows, labels = _held_out(run)
 
-    accuracy = _accuracy(challenger.compute, rows, labels)
+    accuracy = _accuracy(challenger.probabilities, rows, labels)
     if champion is None:
         comparison = f"accuracy {accuracy:.4f} on {len(rows)} held-out rows"
     else:
@@ -149,7 +149,7 @@ def _published(options: argparse.Namespace) -> Champion | None:
             _say(f"{folder / str(version)} is passed over: {refused}")
             continue
         card = json.loads(model.card.json) if model.card else {}
-        return Champion(str(folder / str(version)), model.labels, card, model.compute)
+        return Champion(str(folder / str(version)), model.labels, card, model.probabilities)
     return None
 
 
@@ -160,13 +160,13 @@ def _train(options: argparse.Namespace, champion: Champion | None) -> Path:
     """Runs the recipe with the champion's arguments, changed by the flags; the run folder."""
     card = champion.card if champion else {}
     recipe = options.recipe or str(card.get("recipe", "")).removeprefix("training.") or "mlp"
-    if not re.fullmatch(r"[a-z_]+", recipe):  # a card is input too
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", recipe):  # a card is input too
         raise Failure(f"the card names the recipe {recipe!r}; name one with --recipe")
     arguments = dict(card.get("arguments", {})) if f"training.{recipe}" == card.get("recipe") else {}
     arguments |= {"name": options.model, "runs": str(options.runs)}
     arguments |= {key: value for key in ("data", "data_dir", "seed") if (value := getattr(options, key)) is not None}
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in arguments.items() if value is not None]
-    output = _step("train", [sys.executable, "-m", f"training.{recipe}", *flags, *options.more])
+    output = _step("train", [sys.executable, "-m", "training", recipe, *flags, *options.more])
     return Path(output)
 
 
@@ -271,7 +271,7 @@ def _watch(
         time.sleep(0.1)
     else:
         return NOT_LIVE, f"published {path}, but {options.server} did not take it within {options.wait:g} s: {last}"
-    off = float(np.abs(result.probabilities - challenger.compute(rows[:ROWS])).max())
+    off = float(np.abs(result.probabilities - challenger.probabilities(rows[:ROWS])).max())
     if off > LIVE_TOLERANCE:
         return NOT_LIVE, f"published {path}; the server answers with it, but its probabilities are off by {off:.2g}"
     seconds = time.monotonic() - started
@@ -310,8 +310,10 @@ def _options() -> argparse.Namespace:
     )
     named = os.environ.get("TOPCLASS_SERVER")
     parser.add_argument("model", help="the model's name in the repository")
-    parser.add_argument("--recipe", help="training script: mlp or cnn (default: what the model's card says, else mlp)")
-    parser.add_argument("--data", help="dataset or .npz (default: what the card says, else digits)")
+    parser.add_argument(
+        "--recipe", help="network, as `python -m training` lists them (default: what the model's card says, else mlp)"
+    )
+    parser.add_argument("--data", help="dataset, or path of your own (default: what the card says, else digits)")
     parser.add_argument("--data-dir", help="folder where mnist.npz and the like lie")
     parser.add_argument("--seed", type=int, help="seed of this training")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the repository (default: models)")

@@ -24,7 +24,8 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from benchmarks import load
+from benchmarks import load, process
+from benchmarks.timing import best
 from server.lanes import Answer
 from server.wire import ResponseWriter
 from tests import models
@@ -236,30 +237,15 @@ def messages() -> list[tuple[str, int, float, float]]:
         for count in (1, 32, LARGE):
             rows = np.random.default_rng(0).dirichlet(np.ones(CLASSES), count).astype(np.float32)
             data = writer.write(Answer(rows, 0.001, 0.001, count), pb.PredictRequest())
-            library = _best(lambda data=data: wire._rows(pb.PredictResponse.FromString(data)))  # type: ignore[misc]
-            ours = _best(lambda data=data: wire.read_reply(data))  # type: ignore[misc]
+            library = best(lambda data=data: wire._rows(pb.PredictResponse.FromString(data)))  # type: ignore[misc]
+            ours = best(lambda data=data: wire.read_reply(data))  # type: ignore[misc]
             found.append((f"read an answer, labels of {kind}", count, library, ours))
     for count in (1, 32, LARGE):
         array = pictures(count)
-        library = _best(lambda array=array: ask(array).SerializeToString())  # type: ignore[misc]
-        ours = _best(lambda array=array: wire.predict_request(wire.prepared(array), wire.Query()))  # type: ignore[misc]
+        library = best(lambda array=array: ask(array).SerializeToString())  # type: ignore[misc]
+        ours = best(lambda array=array: wire.predict_request(wire.prepared(array), wire.Query()))  # type: ignore[misc]
         found.append(("write a request", count, library, ours))
     return found
-
-
-def _best(work: Callable[[], Any], seconds: float = 0.1) -> float:
-    """Microseconds of this thread's processor time, in the fastest of 15 rounds: all else only makes it slower."""
-    work()
-    start = time.thread_time()
-    work()
-    times = max(1, int(seconds / 15 / max(time.thread_time() - start, 1e-6)))
-    best = float("inf")
-    for _ in range(15):
-        start = time.thread_time()
-        for _ in range(times):
-            work()
-        best = min(best, (time.thread_time() - start) / times)
-    return best * 1e6
 
 
 def main() -> int:
@@ -269,10 +255,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     held = True
-    busy = load.foreign_load()
+    busy = process.foreign_load()
     with tempfile.TemporaryDirectory() as folder:
         models.put(Path(folder), "mlp", 1, models.classifier((28, 28), classes=CLASSES))
-        with load.server(Path(folder)) as server:
+        with process.server(Path(folder)) as server:
             check(server.address)
             for title, count, ways, floor in PARTS:
                 seen: list[list[Seen]] = [[] for _ in ways]
@@ -293,7 +279,7 @@ def main() -> int:
         if count == LARGE and "one length" in what and library < READ_FLOOR * ours:
             held = False
             print(f"  NOT held: at least {READ_FLOOR:g} times")
-    print(f"{load.machine()}; {busy:.2f} processors busy with other things before")
+    print(f"{process.machine()}; {busy:.2f} processors busy with other things before")
     print("held" if held else "NOT held")
     return 0 if held else 1
 

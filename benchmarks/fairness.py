@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import load
+from benchmarks import load, process
 from tests import models
 
 P99_MS, SHARE, HUGE_P50_MS, HUGE_P99_MS = 15.0, 0.75, 15.0, 50.0
@@ -27,10 +27,10 @@ def main() -> int:
     one = load.request(random.integers(0, 256, (1, 28, 28), np.uint8))
     bulk = load.request(random.integers(0, 256, (1024, 28, 28), np.uint8))
     huge = load.request(random.integers(0, 256, (100_000, 28, 28), np.uint8))
-    busy = load.foreign_load()
+    busy = process.foreign_load()
     with tempfile.TemporaryDirectory() as folder:
         models.put(Path(folder), "lenet", 1, models.lenet())
-        with load.server(Path(folder)) as server:
+        with process.server(Path(folder)) as server:
             alone, beside, p50, p99 = [], [], [], []
             for _ in range(ROUNDS):
                 alone.append(_rate(_run(server.address, bulk, 2)[0]))
@@ -52,7 +52,7 @@ def main() -> int:
     ]  # fmt: skip
     for row in rows:
         print("{:<38} {:<32} {}".format(*row))
-    print(f"{load.machine()}; {busy:.2f} processors busy with other things before")
+    print(f"{process.machine()}; {busy:.2f} processors busy with other things before")
     held = share >= SHARE and np.median(p99) <= P99_MS and huge_p50 <= HUGE_P50_MS and huge_p99 <= HUGE_P99_MS
     held = held and len(whole.took) > 0
     print("held" if held else "NOT held")

@@ -1,73 +1,20 @@
-"""A server of its own and callers of their own, each a process, so that none disturbs another's clock."""
+"""Callers in processes of their own, so that none disturbs another's clock."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
-import os
-import platform
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import numpy as np
 
-from server import cpus
 from topclass.v1 import inference_pb2 as pb
 
-ROOT = Path(__file__).parents[1]
 PREDICT = "/topclass.v1.InferenceService/Predict"
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _spawn = multiprocessing.get_context("spawn")
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server process and where it listens."""
-
-    process: subprocess.Popen[bytes]
-    address: str
-
-    def rss_bytes(self) -> int:
-        """Its resident memory."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def cpu_seconds(self) -> float:
-        """The processor time that it used so far, user and system."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@contextlib.contextmanager
-def server(models: Path, *flags: str) -> Iterator[Running]:
-    """`python -m server` on a free port of the loopback address; ended, and its status checked, afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready"
-        command = [sys.executable, "-m", "server", "--models", str(models), "--grpc-port", "0", "--device", "cpu"]
-        more = ["--ready-file", str(ready), "--stop-delay-seconds", "0", "--log-level", "warning"]
-        more += ["--http-port", "0", *flags]
-        log = Path(folder) / "log"
-        with log.open("wb") as stderr:
-            process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=stderr)
-        try:
-            while not ready.exists():
-                if process.poll() is not None:
-                    raise SystemExit(f"the server ended with status {process.returncode}")
-                time.sleep(0.01)
-            yield Running(process, json.loads(ready.read_text())["grpc"])
-        finally:
-            process.terminate()
-            process.wait(60)
-        if process.returncode != 0 or "Traceback" in log.read_text():
-            raise SystemExit(f"the server ended with status {process.returncode}; its log:\n{log.read_text()[-4000:]}")
 
 
 @dataclass(frozen=True)
@@ -134,29 +81,3 @@ def _call(pipe, address: str, message: bytes, seconds: float, threads: int, paus
         thread.join()
     times = np.array(seen).reshape(-1, 2)
     pipe.send(Calls(times[:, 0], times[:, 1], errors))
-
-
-def machine() -> str:
-    """The machine, for the line under a table."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {cpus.granted()} processors, Python {platform.python_version()}, {platform.system()}"
-
-
-def foreign_load() -> float:
-    """The processors that were busy in the last second with anything at all: to be called when nothing of ours runs."""
-    before = _busy()
-    time.sleep(1)
-    return _busy() - before
-
-
-def _busy() -> float:
-    fields = [int(field) for field in _lines("/proc/stat")[0].split()[1:9]]
-    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return [""]

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from benchmarks import load
+from benchmarks import load, process
 from tests import models
 from topclass.v1 import inference_pb2 as pb
 from topclass.v1 import inference_pb2_grpc
@@ -34,7 +34,7 @@ def main() -> int:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         models.put(Path(folder), "pets", 1, models.with_card(models.classifier()))
-        with load.server(Path(folder)) as server:
+        with process.server(Path(folder)) as server:
             done, outcomes = spawn.Value("q", 0), spawn.Queue()
             shares = [(server.address, seed, total // CALLERS, done, outcomes) for seed in range(CALLERS)]
             callers = [spawn.Process(target=_caller, args=share) for share in shares]
@@ -49,14 +49,14 @@ def main() -> int:
     for name, count in sorted(counts.items()):
         print(f"  {name:<42} {count:>9,}")
     print(f"resident memory {first / 1e6:.1f} MB after the warm-up, {last / 1e6:.1f} MB at the end: {growth:+.1%}")
-    print(f"{load.machine()}")
+    print(f"{process.machine()}")
     wrong = counts["WRONG"]
     held = growth < GROWTH and wrong == 0 and sum(counts.values()) == total // CALLERS * CALLERS
     print("held" if held else "NOT held")
     return 0 if held else 1
 
 
-def _watch(server: load.Running, done, callers, total: int) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
+def _watch(server: process.Running, done, callers, total: int) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
     """(requests done, resident bytes) every half second from the end of the warm-up."""
     measured: list[tuple[int, int]] = []
     while any(caller.is_alive() for caller in callers):

@@ -64,6 +64,8 @@ def _say_proof(card: dict[str, Any]) -> None:
     _say(f"compared Keras with ONNX Runtime on {proof['samples']} samples and {proof['probes']} made-up inputs")
     _say(f"  batch sizes   {', '.join(map(str, proof['batch_sizes']))}")
     _say(f"  differ by     at most {proof['max_abs_difference']:.2g}, allowed {proof['tolerance']:g}")
+    if "max_ood_difference" in proof:
+        _say(f"  scores by     at most {proof['max_ood_difference']:.2g}, allowed {proof['ood_tolerance']:g}")
     _say(f"  same class    {proof['argmax_agreement']:.2%}")
     _say(f"  golden        {golden['shape'][0]} inputs, run again from the finished file")
     _say(f"  graph sha256  {proof['graph_sha256']}")

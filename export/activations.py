@@ -83,6 +83,7 @@ FUNCTIONS: dict[str, Build] = {
     "hard_silu": _node("HardSwish"),
     "hard_tanh": _clip(-1.0, 1.0),
     "tanh": _node("Tanh"),
+    "sign": _node("Sign"),
     "softplus": _node("Softplus"),
     "softsign": _node("Softsign"),
     "exponential": _node("Exp"),

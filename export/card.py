@@ -18,6 +18,7 @@ from .verify import CARD_SCHEMA
 GOLDEN_ROWS = 4
 LARGEST_CARD = 1 << 20
 """In bytes. ONNX Runtime takes more, but whoever lists models reads every card."""
+CONFIDENCE_BOUNDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 _OUR_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 
@@ -27,10 +28,13 @@ def build_card(
     preprocessing: str,
     certificate: dict[str, Any],
     probabilities: NDArray[np.float32],
+    scores: NDArray[np.float32] | None = None,
+    no_score: str = "",
 ) -> dict[str, Any]:
     """Write the card of a verified graph.
 
-    `probabilities` [n, classes] are the graph's own answers to the run's samples [n, ...]; some become golden.
+    `probabilities` [n, classes] are the graph's own answers to the run's samples [n, ...], `scores` [n] its second
+    output, if it has one; some become golden. `no_score` says why the score that the run has is not in the graph.
     """
     metrics = run.metrics
     stated = metrics["input"]
@@ -52,17 +56,36 @@ def build_card(
         "training_data": {key: metrics["data"].get(key) for key in ("name", "sha256", "sizes")},
         "arguments": metrics["arguments"],
         "metrics": metrics["metrics"],
-        "calibration": {"temperature": 1.0, "fitted": False},
-        "out_of_distribution": None,
+        "calibration": metrics.get("calibration") or {"temperature": 1.0, "fitted": False},
+        "out_of_distribution": {"threshold": None, "reason": no_score}
+        if no_score
+        else metrics.get("out_of_distribution"),
+        "reference": reference(probabilities),
         "certificate": certificate,
-        "golden": golden(run.inputs, probabilities),
+        "golden": golden(run.inputs, probabilities, scores),
         "versions": {**metrics["versions"], **_our_versions()},
         "git_commit": metrics.get("git_commit"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def golden(inputs: NDArray[Any], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def reference(probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """Count how the graph answers held-out samples, for a server to see drift: [n, classes] as two histograms.
+
+    `predicted` [classes] by the class said; `confidence` by its probability, whose bins end below `confidence_bounds`.
+    """
+    bins = np.searchsorted(CONFIDENCE_BOUNDS, probabilities.max(axis=1), side="right")
+    return {
+        "rows": len(probabilities),
+        "predicted": np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).tolist(),
+        "confidence_bounds": list(CONFIDENCE_BOUNDS),
+        "confidence": np.bincount(bins, minlength=len(CONFIDENCE_BOUNDS) + 1).tolist(),
+    }
+
+
+def golden(
+    inputs: NDArray[Any], probabilities: NDArray[np.float32], scores: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
     """Choose a few samples, of different predicted classes as far as there are, with their exact answers."""
     chosen = _choose(probabilities.argmax(axis=1))
     picked = np.ascontiguousarray(inputs[chosen])
@@ -71,6 +94,7 @@ def golden(inputs: NDArray[Any], probabilities: NDArray[np.float32]) -> dict[str
         "dtype": str(picked.dtype),
         "inputs_base64": base64.b64encode(picked.astype(picked.dtype.newbyteorder("<")).tobytes()).decode("ascii"),
         "probabilities": [[exact_decimal(value) for value in row] for row in probabilities[chosen]],
+        **({} if scores is None else {"ood_scores": [exact_decimal(value) for value in scores[chosen]]}),
     }
 
 

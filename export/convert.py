@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from . import network as nw
 from .emit import emit
-from .errors import ExportError, NotAClassifierError, UnsupportedLayerError
+from .errors import ExportError, NotAClassifierError, RunError, UnsupportedLayerError
 from .fallback import convert_by_tracing
 from .fold import fold
 from .head import Head, find_head
+from .ood import Detector
 from .read import check_ends, read_network
 
 INPUT_NAMES = {"image": "image", "table": "features"}
@@ -37,8 +39,17 @@ class Conversion:
     preprocessing: str
 
 
-def convert(model: Any, kind: str, inputs: NDArray[Any], name: str = "model") -> Conversion:
-    """Convert a built Keras model of one input and one class vector.
+def convert(
+    model: Any,
+    kind: str,
+    inputs: NDArray[Any],
+    name: str = "model",
+    temperature: float = 1.0,
+    detector: Detector | None = None,
+) -> Conversion:
+    """Convert a built Keras model of one input and one class vector, its logits divided by the temperature.
+
+    With a detector the graph has a second output, its score; not if tf2onnx had to make it.
 
     `kind` is "image" (the graph takes uint8) or "table" (float32); `inputs` [n, ...] are a few rows as served, by
     which an output of unknown kind is judged. Raises NotAClassifierError for a model that is no classifier, and
@@ -47,33 +58,48 @@ def convert(model: Any, kind: str, inputs: NDArray[Any], name: str = "model") ->
     shape, neurons = check_ends(model)
     _check_kind(kind, shape)
     head = find_head(model, neurons, _outputs(model, inputs[:64]))
+    if temperature != 1 and head not in (Head.PROBABILITIES, Head.LOGITS):
+        raise RunError(f"a temperature of {temperature:g} is for networks that end in a softmax; {head.value}")
     try:
         net = read_network(model)
+        scalings = _scalings(net)
+        head.extend(net)
+        if temperature != 1:
+            head.temper(net, temperature)
     except UnsupportedLayerError as error:
-        proto = convert_by_tracing(model, head, INPUT_NAMES[kind], kind, shape, name)
+        proto = convert_by_tracing(model, head, INPUT_NAMES[kind], kind, shape, name, temperature)
         return Conversion(proto, "tf2onnx", str(error), head, _preprocessing(kind, head, []))
-    scalings = _scalings(net)
-    head.extend(net)
+    if detector is not None:
+        detector.extend(net)
     fold(net)
     proto = emit(net, INPUT_NAMES[kind], kind, name)
     return Conversion(proto, "topclass", "", head, _preprocessing(kind, head, scalings))
 
 
-def reference(model: Any, head: Head, inputs: NDArray[Any]) -> NDArray[np.float32]:
+def reference(model: Any, head: Head, inputs: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float32]:
     """Give Keras' probabilities [n, classes] for inputs as served [n, ...]: what the ONNX file is measured by."""
     outputs = _outputs(model, inputs)
-    return np.asarray(keras.ops.convert_to_numpy(head.apply(outputs)), np.float32)
+    return np.asarray(keras.ops.convert_to_numpy(head.apply(outputs, temperature)), np.float32)
+
+
+def reference_scores(model: Any, detector: Detector, inputs: NDArray[Any]) -> NDArray[np.float64]:
+    """Give the detector's scores [n] by Keras' features, a few rows at a time."""
+    return np.concatenate([detector.scores(model, part) for part in _portions(model, inputs)])
 
 
 def _outputs(model: Any, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    return np.concatenate([_call(model, part) for part in _portions(model, inputs)])
+
+
+def _portions(model: Any, inputs: NDArray[Any]) -> Iterator[NDArray[Any]]:
     step = max(1, min(256, REFERENCE_ELEMENTS // max(1, inputs[:1].size)))
-    rows = [_call(model, inputs[start : start + step]) for start in range(0, len(inputs), step)]
-    return np.concatenate(rows)
+    for start in range(0, len(inputs), step):
+        yield inputs[start : start + step].astype(model.inputs[0].dtype)
 
 
 def _call(model: Any, inputs: NDArray[Any]) -> NDArray[np.float32]:
     try:
-        output = model(inputs.astype(model.inputs[0].dtype), training=False)
+        output = model(inputs, training=False)
     except Exception as error:  # Keras raises anything; the reader needs the first line, not the trace
         first = (str(error).strip() or "no reason given").splitlines()[0]
         raise ExportError(f"the Keras model fails on inputs {list(inputs.shape)}: {first}") from error

@@ -19,7 +19,7 @@ Emit = Callable[[Emission, Any, list[Value]], Value]
 
 
 def emit(net: nw.Network, input_name: str, kind: str, name: str) -> onnx.ModelProto:
-    """Write the whole network: one input `input_name`, uint8 for kind "image", one output [N, classes]."""
+    """Write the whole network: one input `input_name`, uint8 for "image"; outputs [N, classes] and, if any, [N]."""
     (source,) = (op for op in net.ops if isinstance(op, nw.Source))
     graph = Graph(input_name, kind, source.shape)
     emission = Emission(graph)
@@ -32,7 +32,7 @@ def emit(net: nw.Network, input_name: str, kind: str, name: str) -> onnx.ModelPr
         else:
             emission.values[op.name] = EMITTERS[type(op)](emission, op, [emission.values[each] for each in op.inputs])
     last = emission.keras_order(emission.values[net.output], net.output or input_name)
-    return graph.finish(last.tensor, last.shape[0], name)
+    return graph.finish(last.tensor, last.shape[0], name, emission.values[net.score].tensor if net.score else None)
 
 
 def _affine(e: Emission, op: nw.Affine, inputs: list[Value]) -> Value:
@@ -87,6 +87,23 @@ def _both_sides(e: Emission, op: nw.BothSides, inputs: list[Value]) -> Value:
     (yes,) = (e.keras_order(each, op.name).tensor for each in inputs)
     no = e.graph.node("Sub", [e.graph.scalar(f"{op.name}/one", 1.0), yes], f"{op.name}/no")
     return Value(e.graph.node("Concat", [no, yes], op.name, axis=1), op.shape, op.shape)
+
+
+def _strangeness(e: Emission, op: nw.Strangeness, inputs: list[Value]) -> Value:
+    """|z - c|² as |z|² - 2 z·c + |c|², where z has one more element, 1, which carries |c|² through the product."""
+    g, name = e.graph, op.name
+    features = e.keras_order(inputs[0], name).tensor
+    length = g.node("ReduceL2", [features], f"{name}/length", axes=[1], keepdims=1)
+    length = g.node("Max", [length, g.scalar(f"{name}/shortest", op.shortest)], f"{name}/length_or_more")
+    unit = g.node("Div", [features, length], f"{name}/unit")
+    kernel = np.hstack([op.whiten, np.zeros((len(op.whiten), 1))])
+    bias = np.append(-op.mean @ op.whiten, 1.0)
+    constants = [g.constant(f"{name}/whiten", kernel), g.constant(f"{name}/mean", bias)]
+    place = g.node("Gemm", [unit, *constants], f"{name}/place")
+    square = g.node("ReduceSumSquare", [place], f"{name}/square", axes=[1], keepdims=1)
+    centers = np.vstack([-2 * op.centers.T, (op.centers**2).sum(axis=1) - 1])
+    distances = g.node("Gemm", [place, g.constant(f"{name}/centers", centers), square], f"{name}/distances")
+    return Value(g.node("ReduceMin", [distances], f"{name}/least", axes=[1], keepdims=0), (), ())
 
 
 def _activation(e: Emission, op: nw.Activation, inputs: list[Value]) -> Value:
@@ -217,4 +234,5 @@ EMITTERS: dict[type[nw.Op], Emit] = {
     nw.UpSample: _up_sample,
     nw.LayerNorm: _layer_norm,
     nw.BothSides: _both_sides,
+    nw.Strangeness: _strangeness,
 }

@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 
 from .errors import ExportError
-from .graph import IR_VERSION, OPSET, OUTPUT
+from .graph import IR_VERSION, OPSET
 from .head import Head
+from .names import OUTPUT
 
 
 def convert_by_tracing(
-    model: Any, head: Head, input_name: str, kind: str, shape: Sequence[int], name: str
+    model: Any, head: Head, input_name: str, kind: str, shape: Sequence[int], name: str, temperature: float = 1.0
 ) -> onnx.ModelProto:
     """Trace `model(x, training=False)` with the cast before and the head after it; ExportError if that fails.
 
@@ -30,7 +31,7 @@ def convert_by_tracing(
     signature = [tf.TensorSpec([None, *shape], dtype, name=input_name)]
 
     def predict(x: Any) -> Any:
-        output = head.apply(model(tf.cast(x, model.inputs[0].dtype), training=False))
+        output = head.apply(model(tf.cast(x, model.inputs[0].dtype), training=False), temperature)
         return tf.identity(tf.cast(output, tf.float32), name=OUTPUT)
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)

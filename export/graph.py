@@ -10,11 +10,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from .names import OUTPUT, SCORE
+
 OPSET = 17
 """The newest opset from before MaxPool lost its CUDA kernel; every node of our networks has one."""
 IR_VERSION = 8
 """Goes with opset 17; onnx.helper's own default is newer than ONNX Runtime takes."""
-OUTPUT = "probabilities"
 
 
 class Graph:
@@ -26,7 +27,7 @@ class Graph:
         self.input = helper.make_tensor_value_info(input_name, element, ["N", *shape])
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
-        self._names = {input_name, OUTPUT}
+        self._names = {input_name, OUTPUT, SCORE}
 
     def node(self, op_type: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Append a node of one output, and give that output's name."""
@@ -47,15 +48,18 @@ class Graph:
         self._constants.append(numpy_helper.from_array(np.array(value, np.float32), unique))
         return unique
 
-    def finish(self, tensor: str, classes: int, name: str) -> onnx.ModelProto:
-        """Make the model, with `tensor` as its output `probabilities` [N, classes]."""
+    def finish(self, tensor: str, classes: int, name: str, score: str | None = None) -> onnx.ModelProto:
+        """Make the model, with `tensor` as its output `probabilities` [N, classes], and `score` as `ood_score` [N]."""
         if not any(tensor in node.output for node in self._nodes):
             tensor = self.node("Identity", [tensor], f"{OUTPUT}/identity")
+        ends = {tensor: OUTPUT} if score is None else {tensor: OUTPUT, score: SCORE}
         for node in self._nodes:
-            node.input[:] = [OUTPUT if each == tensor else each for each in node.input]
-            node.output[:] = [OUTPUT if each == tensor else each for each in node.output]
-        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])
-        graph = helper.make_graph(self._nodes, name, [self.input], [output], self._constants)
+            node.input[:] = [ends.get(each, each) for each in node.input]
+            node.output[:] = [ends.get(each, each) for each in node.output]
+        outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])]
+        if score is not None:
+            outputs.append(helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, ["N"]))
+        graph = helper.make_graph(self._nodes, name, [self.input], outputs, self._constants)
         return helper.make_model(
             graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="topclass"
         )

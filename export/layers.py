@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from . import network as nw
+from .head import SIGN
 from .reading import Read, activate, demand, float64, output_shape
 from .windows import conv2d, depthwise, global_pool, pool, separable
 
@@ -161,7 +162,12 @@ def _softmax(net: nw.Network, layer: Any, inputs: list[str], name: str) -> str:
     return net.add(nw.Softmax(name, inputs, shape, axis))
 
 
+def _sign(net: nw.Network, _: Any, inputs: list[str], name: str) -> str:
+    return net.add(nw.Activation(name, inputs, net.find(inputs[0]).shape, "sign"))
+
+
 READERS: dict[type, Read] = {
+    SIGN: _sign,
     **{getattr(layers, name): _identity for name in IDENTITIES if hasattr(layers, name)},
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,

@@ -167,16 +167,30 @@ class LayerNorm(Op):
 
 
 @dataclass
+class Strangeness(Op):
+    """The least squared distance of `(x / max(|x|, shortest) - mean) @ whiten` to the centers [C, F]; a number."""
+
+    mean: Floats
+    whiten: Floats
+    centers: Floats
+    shortest: float
+
+
+@dataclass
 class BothSides(Op):
     """One probability p of the second class as two: [1 - p, p]."""
 
 
 @dataclass
 class Network:
-    """The steps, each after those it reads, the Source first; `output` names the last one."""
+    """The steps, each after those it reads, the Source first.
+
+    `output` names the one that gives the probabilities, `score` that of the out-of-distribution score, if any.
+    """
 
     ops: list[Op] = field(default_factory=list)
     output: str = ""
+    score: str = ""
 
     def find(self, name: str) -> Op:
         """Give the step of that name; KeyError if there is none."""
@@ -202,6 +216,11 @@ class Network:
         if self.output == op.name:
             self.output = source
         self.ops.remove(op)
+
+    def insert_before(self, op: Op, reader: Op) -> None:
+        """Put a step of one input between `reader`, the only one that reads that input there, and what it read."""
+        reader.inputs = [op.name if name == op.inputs[0] else name for name in reader.inputs]
+        self.ops.insert(self.ops.index(reader), op)
 
     def add(self, op: Op) -> str:
         """Append a step under a name of its own, and give that name."""

@@ -40,6 +40,7 @@ def _sections(card: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, Any]]
             ("output", f"probabilities: float32 [N, {len(labels)}]"),
             ("labels", _some(labels)),
             ("calibration", _calibration(card.get("calibration") or {})),
+            ("strangeness", _strangeness(card.get("out_of_distribution") or {})),
         ],
     )
     data = card.get("training_data") or {}
@@ -66,6 +67,7 @@ def _certificate(proof: dict[str, Any], golden: dict[str, Any]) -> list[tuple[st
         ("compared", f"Keras and ONNX Runtime on {proof.get('samples')} samples and {proof.get('probes', 0)} probes"),
         ("batch sizes", ", ".join(map(str, proof.get("batch_sizes", [])))),
         ("differ by", f"at most {proof.get('max_abs_difference', 0):.2g} (allowed: {proof.get('tolerance', 0):g})"),
+        ("scores differ by", _apart(proof)),
         ("same top class", f"{proof.get('argmax_agreement', 0):.2%}"),
         ("on", proof.get("provider")),
         ("converter", proof.get("converter")),
@@ -74,10 +76,27 @@ def _certificate(proof: dict[str, Any], golden: dict[str, Any]) -> list[tuple[st
     ]
 
 
+def _apart(proof: dict[str, Any]) -> str:
+    if "max_ood_difference" not in proof:
+        return ""
+    return f"at most {proof['max_ood_difference']:.2g} (allowed: {proof.get('ood_tolerance', 0):g})"
+
+
 def _calibration(calibration: dict[str, Any]) -> str:
     if not calibration.get("fitted"):
         return "none"
-    return f"temperature {calibration.get('temperature')}"
+    told = f"temperature {calibration.get('temperature', 1):.4g}, inside"
+    if "ece_before" in calibration and "ece_after" in calibration:
+        told += f"; calibration error {calibration['ece_before']:.2%} before, {calibration['ece_after']:.2%} after"
+    return told
+
+
+def _strangeness(score: dict[str, Any]) -> str:
+    if score.get("threshold") is None:
+        return f"no score: {score['reason']}" if score.get("reason") else "no score"
+    accepted = (score.get("accepted") or {}).get("test")
+    told = "" if accepted is None else f"; {accepted:.1%} of the test part is under it"
+    return f"ood_score: float32 [N], strange over {score['threshold']:g}: {score.get('method')}{told}"
 
 
 def _some(values: list[Any]) -> str:

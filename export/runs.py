@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class Run:
     def kind(self) -> str:
         """Give "image" or "table"."""
         return str(self.metrics["input"]["kind"])
+
+    @property
+    def temperature(self) -> float:
+        """Give what the logits are divided by: 1 for runs that were not calibrated."""
+        return float((self.metrics.get("calibration") or {}).get("temperature", 1.0))
 
     @property
     def class_labels(self) -> list[str]:
@@ -101,6 +107,12 @@ def _read_metrics(path: Path) -> dict[str, Any]:
             raise RunError(f"{path} has no proper {key!r}")
     if not all(isinstance(label, str) for label in metrics["labels"]):
         raise RunError(f"{path}: every label must be a string")
+    for key in ("calibration", "out_of_distribution"):
+        if not isinstance(metrics.get(key), dict | None):
+            raise RunError(f"{path} has no proper {key!r}")
+    temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise RunError(f"{path} has a temperature of {temperature!r}; expected a number over 0")
     if metrics["input"].get("kind") not in ("image", "table"):
         raise RunError(f"{path}: input kind {metrics['input'].get('kind')!r}; expected 'image' or 'table'")
     return metrics

@@ -14,10 +14,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import FileFormatError, ParityError
+from .names import OUTPUT, SCORE
 from .wire import graph_sha256, read_metadata
 
 TOLERANCE = 1e-5
 """The largest difference allowed in any probability. Sound exports stay under 1e-6; a wrong layer is off by 1e-2."""
+SCORE_TOLERANCE = 1e-4
+"""The same for the out-of-distribution score, whose threshold is 1; relative where the score is larger. A short feature
+vector made 1 long brings its rounding with it; sound exports stay under 1e-5."""
 BATCH_SIZES = (1, 2, 3, 7, 32, 128)
 """Besides "all at once". Odd ones, because kernels work in blocks of 4, 8 and 16 and treat the rest apart."""
 LARGEST_BATCH_ELEMENTS = 1 << 24
@@ -80,8 +84,12 @@ def batch_sizes(rows: int, elements: int) -> list[int]:
     return sorted({*(size for size in BATCH_SIZES if size <= largest), largest})
 
 
-def compare(data: bytes, rows: Sequence[Row], expected: NDArray[np.float32]) -> dict[str, Any]:
+def compare(
+    data: bytes, rows: Sequence[Row], expected: NDArray[np.float32], scores: NDArray[np.float64] | None = None
+) -> dict[str, Any]:
     """Run all rows at every batch size against Keras' `expected` [rows, classes], and give the certificate's numbers.
+
+    `scores` [rows] are what the output `ood_score` must be, where the graph has one.
 
     Raises ParityError, which names the worst row, if a probability is off by more than TOLERANCE or another class
     wins; except where Keras' own two best are closer than TOLERANCE, for there is nothing to agree on.
@@ -90,7 +98,7 @@ def compare(data: bytes, rows: Sequence[Row], expected: NDArray[np.float32]) -> 
     session = open_session(data)
     inputs = np.stack([row.values for row in rows])
     sizes = batch_sizes(len(inputs), inputs[0].size)
-    absolute = relative = 0.0
+    absolute = relative = strange = 0.0
     agreement = 1.0
     for size in sizes:
         given = run_in_batches(session, inputs, size)
@@ -99,32 +107,58 @@ def compare(data: bytes, rows: Sequence[Row], expected: NDArray[np.float32]) -> 
         absolute = max(absolute, float(difference.max()))
         relative = max(relative, float((difference / np.maximum(expected, TOLERANCE)).max()))
         agreement = min(agreement, float(np.mean(given.argmax(axis=1) == expected.argmax(axis=1))))
+        if scores is not None:
+            strange = max(strange, _compare_scores(rows, scores, run_in_batches(session, inputs, size, SCORE), size))
     return {
         "batch_sizes": sizes,
         "max_abs_difference": absolute,
         "max_rel_difference": relative,
         "argmax_agreement": agreement,
         "tolerance": TOLERANCE,
+        **({} if scores is None else {"max_ood_difference": strange, "ood_tolerance": SCORE_TOLERANCE}),
         "provider": session.get_providers()[0],
     }
 
 
-def run(session: onnxruntime.InferenceSession, inputs: Array) -> NDArray[np.float32]:
-    """Give the probabilities [n, classes] of one batch; FileFormatError if the model does not take it."""
+def score_differences(expected: Array, given: Array) -> Array:
+    """How far scores [n] are off, relative to what is expected where that is over 1: they have no upper end."""
+    return np.asarray(np.abs(given - expected) / np.maximum(1, np.abs(expected)))
+
+
+def _compare_scores(rows: Sequence[Row], expected: Array, given: Array, size: int) -> float:
+    if given.shape != expected.shape:
+        raise ParityError(f"ONNX gives scores {list(given.shape)} at batch size {size}, Keras {list(expected.shape)}")
+    difference = score_differences(expected, given)
+    worst = int(difference.argmax())  # of NaN, if there is one
+    if not difference[worst] <= SCORE_TOLERANCE:
+        raise ParityError(
+            f"the out-of-distribution scores of Keras and ONNX are {expected[worst]:.6g} and {given[worst]:.6g}, more "
+            f"than {SCORE_TOLERANCE:g} apart, on {rows[worst].origin} at batch size {size}"
+        )
+    return float(difference[worst])
+
+
+def run(session: onnxruntime.InferenceSession, inputs: Array, output: str = OUTPUT) -> NDArray[np.float32]:
+    """Give an output of one batch, by default the probabilities [n, classes].
+
+    FileFormatError if the model does not take it, or has no such output.
+    """
     try:
-        (output,) = session.run(["probabilities"], {session.get_inputs()[0].name: inputs})
+        (given,) = session.run([output], {session.get_inputs()[0].name: inputs})
     except Exception as error:  # its errors have no common class of their own
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise FileFormatError(f"the model fails on inputs {inputs.dtype} {list(inputs.shape)}: {reason}") from error
-    return np.asarray(output, np.float32)
+    return np.asarray(given, np.float32)
 
 
-def run_in_batches(session: onnxruntime.InferenceSession, inputs: Array, size: int) -> NDArray[np.float32]:
+def run_in_batches(
+    session: onnxruntime.InferenceSession, inputs: Array, size: int, output: str = OUTPUT
+) -> NDArray[np.float32]:
     """Run all rows; the last batch takes from the one before what it lacks, so that every batch has `size` rows."""
     outputs = []
     for start in range(0, len(inputs), size):
         first = max(0, min(start, len(inputs) - size))
-        outputs.append(run(session, inputs[first : first + size])[start - first :])
+        outputs.append(run(session, inputs[first : first + size], output)[start - first :])
     return np.concatenate(outputs)
 
 
@@ -193,6 +227,24 @@ def _check_golden(session: onnxruntime.InferenceSession, card: dict[str, Any]) -
     if not difference[worst] <= TOLERANCE:
         raise ParityError(
             f"golden input {worst} gives a probability that is off by {difference[worst]:.3g} (allowed: {TOLERANCE:g})"
+        )
+    if (card.get("out_of_distribution") or {}).get("threshold") is not None:
+        _check_golden_scores(run(session, inputs, SCORE), card)
+
+
+def _check_golden_scores(given: Array, card: dict[str, Any]) -> None:
+    try:
+        expected = np.array(_entry(card, "golden", "ood_scores"), np.float32)
+    except (ValueError, TypeError) as error:
+        raise FileFormatError(f"the card's golden scores cannot be read: {error}") from error
+    if given.shape != expected.shape:
+        raise ParityError(f"the golden inputs give scores {list(given.shape)}, the card says {list(expected.shape)}")
+    difference = score_differences(expected, given)
+    worst = int(difference.argmax())
+    if not difference[worst] <= SCORE_TOLERANCE:
+        raise ParityError(
+            f"golden input {worst} gives an out-of-distribution score that is off by {difference[worst]:.3g} "
+            f"(allowed: {SCORE_TOLERANCE:g})"
         )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 
 # grpc's core writes lines of its own to stderr, one of them at each stop; it reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from server import cli
+from server import cli, logs
 from server.app import serve
 from server.config import Config, load
 from server.errors import ConfigError, StartError
@@ -24,11 +23,7 @@ def main() -> int:
     try:
         config = load(sys.argv[1:], os.environ)
         many = config.processes > 1 or config.lifeline >= 0
-        logging.basicConfig(
-            level=config.log_level.upper(),
-            stream=sys.stderr,
-            format=f"%(asctime)s {'pid %(process)d ' if many else ''}%(levelname)-7s %(message)s",
-        )
+        logs.configure(config.log_level, config.log_format, many)
         if config.processes > 1:
             return asyncio.run(_supervise(config))
         asyncio.run(serve(config))

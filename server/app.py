@@ -10,20 +10,26 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from server import cpus, device
+from server import cpus, device, service, transports
 from server.batching import Batcher
 from server.config import Config
 from server.errors import StartError
+from server.express import Express
 from server.gateway import Gateway
+from server.http.api import routes
 from server.interceptor import Call, Interceptor, Unary
 from server.lifeline import Lifeline
+from server.logs import AccessLog
 from server.metrics import Metrics
+from server.open_inference import service as open_inference
 from server.open_inference.service import OpenInferenceService
 from server.open_inference.stubs import grpc_service_pb2 as open_inference_pb2
 from server.ready import write_ready
 from server.repository import Repository
 from server.service import InferenceService
-from server.transport import GrpcTransport, Handlers
+from server.tracing import Tracing
+from server.transport import Handlers
+from server.transports import Transport
 from server.watch import changes
 
 log = logging.getLogger(__name__)
@@ -35,9 +41,11 @@ class App:
 
     def __init__(self, config: Config):
         self.config = config
-        self.metrics = Metrics(config.shared_metrics) if config.http_port >= 0 else None
+        self.metrics = Metrics(config.shared_metrics, config.drift_seconds) if config.http_port >= 0 else None
         self.gateway: Gateway | None = None
-        self.calls = Interceptor(self.metrics)
+        # The libraries read their variables, OTEL_…, from there, too.
+        self.tracing = Tracing.make(os.environ) if config.tracing else None
+        self.calls = Interceptor(self.metrics, self.tracing, AccessLog(config.access_log), config.max_calls)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -58,9 +66,11 @@ class App:
             pin=self.config.pin_workers,
         )
         self._decoders = ThreadPoolExecutor(workers, "decoder")
-        self.repository = Repository(self.config, chosen, self._batcher, self.metrics)
+        self.repository = Repository(self.config, chosen, self._batcher, self.metrics, self.tracing)
+        self._inference = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        self._open_inference = OpenInferenceService(self.repository, self.config, self._is_ready, self.metrics)
         try:
-            self.transport = GrpcTransport(self.config, self._services(), [open_inference_pb2.DESCRIPTOR])
+            self.transport = self._make_transport()
             self.gateway = self._make_gateway(str(chosen), workers)
             await self.repository.refresh()
             await self._tell_health()
@@ -99,33 +109,48 @@ class App:
         if self.gateway:
             await self.gateway.close()
         self._batcher.close()
+        if self.metrics:
+            self.metrics.flush()  # for the siblings that go on
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.shutdown)
         self._decoders.shutdown(cancel_futures=True)
         if self.config.ready_file:
             self.config.ready_file.unlink(missing_ok=True)
         log.info("stopped")
 
+    def _make_transport(self) -> Transport:
+        readers = {"Predict": service.plain, "ModelInfer": open_inference.plain}
+        self._express = Express(self.repository, self.config, self.calls, readers)
+        fast = [(InferenceService.NAME, "Predict"), (OpenInferenceService.NAME, "ModelInfer")]
+        files = [open_inference_pb2.DESCRIPTOR]
+        return transports.choose(self.config, self._services(), files, self._express, self.calls, fast)
+
     def _services(self) -> dict[str, Handlers]:
-        service = InferenceService(self.repository, self.config, self._decoders, self.metrics)
+        methods = self._inference
         return {
-            service.NAME: {
-                "Predict": self.calls.unary("Predict", service.predict),
-                "PredictStream": self.calls.stream("PredictStream", service.predict_stream),
-                "GetModel": self.calls.unary("GetModel", service.get_model),
-                "ListModels": self.calls.unary("ListModels", service.list_models),
-                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(service.load_model)),
-                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(service.unload_model)),
+            methods.NAME: {
+                "Predict": self.calls.unary("Predict", methods.predict, self._express.at_once),
+                "PredictStream": self.calls.stream("PredictStream", methods.predict_stream),
+                "GetModel": self.calls.unary("GetModel", methods.get_model),
+                "ListModels": self.calls.unary("ListModels", methods.list_models),
+                "LoadModel": self.calls.unary("LoadModel", self._then_tell_health(methods.load_model)),
+                "UnloadModel": self.calls.unary("UnloadModel", self._then_tell_health(methods.unload_model)),
             },
-            OpenInferenceService.NAME: self._open_inference(),
+            OpenInferenceService.NAME: self._field_handlers(),
         }
 
-    def _open_inference(self) -> Handlers:
-        service = OpenInferenceService(self.repository, self.config, self._is_ready)
-        methods = service.unary() | {
-            "RepositoryModelLoad": self._then_tell_health(service.repository_model_load),
-            "RepositoryModelUnload": self._then_tell_health(service.repository_model_unload),
+    def _field_handlers(self) -> Handlers:
+        at_once, methods = {"ModelInfer": self._express.at_once}, self._field_methods()
+        handlers = {name: self.calls.unary(name, handler, at_once.get(name)) for name, handler in methods.items()}
+        stream = self._open_inference.model_stream_infer
+        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", stream)}
+
+    def _field_methods(self) -> dict[str, Unary]:
+        """The unary methods of the Open Inference Protocol, whatever transport asks them."""
+        return self._open_inference.unary() | {
+            "RepositoryModelLoad": self._then_tell_health(self._open_inference.repository_model_load),
+            "RepositoryModelUnload": self._then_tell_health(self._open_inference.repository_model_unload),
         }
-        handlers = {method: self.calls.unary(method, handler) for method, handler in methods.items()}
-        return handlers | {"ModelStreamInfer": self.calls.stream("ModelStreamInfer", service.model_stream_infer)}
 
     def _then_tell_health(self, handler: Unary) -> Unary:
         async def answer(message: bytes, call: Call) -> bytes:
@@ -159,10 +184,13 @@ class App:
             self._sample(metrics)
             return await asyncio.to_thread(metrics.exposition, accept)
 
-        return Gateway(self.config, self.transport.tokens, lambda: self.transport.ready, exposition)
+        asked = routes(self._inference, self._open_inference, self._field_methods(), self.calls, self.config)
+        refused, tokens = self.calls.refused, self.transport.tokens
+        return Gateway(self.config, tokens, lambda: self.transport.ready, exposition, asked, refused)
 
     def _sample(self, metrics: Metrics) -> None:
         metrics.now(self._batcher.waiting_rows, self.calls.in_progress)
+        metrics.flush()
 
     async def _keep_sampling(self) -> None:
         """For its siblings: whichever process is asked for metrics tells those of all."""

@@ -2,26 +2,30 @@
 
 No added delay: an idle worker takes what waits, at once; what arrives meanwhile is the next batch. Large requests
 are computed in pieces of a few milliseconds, several workers at a time, and small requests go before the next piece.
+What is cheap, when nothing else runs, is computed by the thread that brings it: waking another would cost more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from server import cpus
 from server.errors import DeadlinePassed, QueueFull
-from server.lanes import Answer, Compute, Lane, Observe, Part, Piece, Ticket
+from server.lanes import Answer, Compute, Lane, Observe, Part, Piece, Predict, Tell, Ticket
+
+log = logging.getLogger(__name__)
 
 
 class Batcher:
-    """The workers, and what waits for them over all lanes. Made and used on one event loop."""
+    """The workers, and what waits for them over all lanes. Made on one event loop; `post` and `leave` on any thread."""
 
     def __init__(self, *, workers: int, max_rows: int, max_bytes: int, window_seconds: float = 0, pin: bool = False):
         """workers: threads. max_rows, max_bytes: the most that may wait; more is refused with QueueFull.
@@ -40,7 +44,8 @@ class Batcher:
         self._unfinished = 0  # tickets that are not resolved
         self._drained = asyncio.Event()
         self._drained.set()
-        self._idle, self._kicked, self._closed = 0, False, False
+        self._idle = self._running = 0  # workers that wait; pieces being computed, on whatever thread
+        self._kicked, self._closed = False, False
         self._row_seconds = 1e-5  # of a worker, lately; for the advice when the queue is full
         self._threads = [
             threading.Thread(target=self._serve, args=(n if pin else None,), name=f"worker-{n}", daemon=True)
@@ -49,38 +54,39 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def lane(self, compute: Compute, piece_rows: int, split_rows: int, observe: Observe | None = None) -> Lane:
-        """A queue for one model. compute: rows [n, …] → float32 [n, C], called on any worker, several at once.
+    def lane(
+        self,
+        compute: Compute,
+        piece_rows: int,
+        split_rows: int,
+        observe: Observe | None = None,
+        seconds: Predict | None = None,
+    ) -> Lane:
+        """A queue for one model. compute: rows [n, …] → float32 [n, any], called on any worker, several at once.
 
         piece_rows: the most that a worker takes at once. split_rows: requests over this are cut into pieces.
-        observe: is told of each batch that was computed.
+        observe: is told of each batch that was computed. seconds: predicts what rows take; without, all is left to
+        the workers.
         """
-        return Lane(self, compute, piece_rows, split_rows, observe)
+        return Lane(self, compute, piece_rows, split_rows, observe, seconds)
 
     @property
     def waiting_rows(self) -> int:
         """Rows submitted and not yet taken by a worker."""
         return self._rows
 
-    def submit(self, lane: Lane, rows: np.ndarray, deadline: float, priority: int) -> asyncio.Future[Answer]:
+    def submit(
+        self, lane: Lane, rows: np.ndarray, deadline: float, priority: int, trace: object | None = None
+    ) -> asyncio.Future[Answer]:
         """See Lane.submit."""
-        if self._rows + len(rows) > self._max_rows or self._bytes + rows.nbytes > self._max_bytes:
-            raise QueueFull(
-                f"the queue is full: {self._rows} rows wait, and {len(rows)} more would exceed {self._max_rows} rows "
-                f"or {self._max_bytes} bytes",
-                retry_after_ms=self._retry_after_ms(),
-            )
         future: asyncio.Future[Answer] = self._loop.create_future()
         ticket = Ticket(rows, deadline, future)
+        ticket.trace = trace
+        with self._lock:
+            self._put(lane, ticket, priority)
         future.add_done_callback(lambda _: self._resolved(ticket))
         self._unfinished += 1
         self._drained.clear()
-        with self._lock:
-            self._rows += len(rows)
-            self._bytes += rows.nbytes
-            if not lane.waits():
-                self._lanes.append(lane)
-            lane.put(ticket, priority)
         if not self._kicked:  # one wake-up for all that this tick of the loop reads, or that the window brings
             self._kicked = True
             if self._window:
@@ -88,6 +94,47 @@ class Batcher:
             else:
                 self._loop.call_soon(self._kick)
         return future
+
+    def post(self, lane: Lane, tickets: Sequence[Ticket]) -> None:
+        """See Lane.post."""
+        refused = list[Ticket]()
+        with self._lock:
+            mine = self._can_compute_now(lane, [ticket.rows for ticket in tickets])
+            if mine:
+                piece = self._as_piece(lane, tickets)
+                self._running += 1
+            else:
+                for ticket in tickets:
+                    try:
+                        self._put(lane, ticket, priority=0)
+                    except QueueFull as error:
+                        ticket.error = error
+                        refused.append(ticket)
+                self._wake()
+        if mine:
+            self._finish(self._compute(piece))
+            with self._lock:
+                self._running -= 1
+        elif refused:
+            _tell(refused)
+
+    def at_once(self, lane: Lane, ticket: Ticket) -> bool:
+        """See Lane.at_once."""
+        with self._lock:
+            if not self._can_compute_now(lane, [ticket.rows]):
+                return False
+            piece = self._as_piece(lane, [ticket])
+            self._running += 1
+        self._compute(piece)
+        with self._lock:
+            self._running -= 1
+        return ticket.error is None
+
+    def leave(self, ticket: Ticket) -> None:
+        """See Lane.leave."""
+        with self._lock:
+            ticket.left = True
+            self._no_longer_waiting(ticket)
 
     async def drain(self) -> None:
         """Returns when every submitted ticket has its answer or its error."""
@@ -101,11 +148,59 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
+    def _put(self, lane: Lane, ticket: Ticket, priority: int) -> None:
+        """Under the lock."""
+        rows = ticket.rows
+        if not self._has_room(len(rows), rows.nbytes):
+            raise QueueFull(
+                f"the queue is full: {self._rows} rows wait, and {len(rows)} more would exceed {self._max_rows} rows "
+                f"or {self._max_bytes} bytes",
+                retry_after_ms=self._retry_after_ms(),
+            )
+        self._rows += len(rows)
+        self._bytes += rows.nbytes
+        if not lane.waits():
+            self._lanes.append(lane)
+        lane.put(ticket, priority)
+
     def _kick(self) -> None:
         self._kicked = False
+        while piece := self._cheap_piece():
+            _resolve(self._compute(piece))
+            with self._lock:
+                self._running -= 1
         with self._lock:
-            if self._idle:
-                self._work.notify(self._idle if any(lane.has_large() for lane in self._lanes) else 1)
+            self._wake()
+
+    def _cheap_piece(self) -> Piece | None:
+        """What waits, if it is to be computed at once on this thread; counted as running."""
+        with self._lock:
+            piece = None
+            if not (self._running or self._window) and all(lane.is_cheap(self._rows) for lane in self._lanes):
+                piece = self._next_piece()
+            self._running += piece is not None
+            return piece
+
+    def _has_room(self, rows: int, size: int) -> bool:
+        return self._rows + rows <= self._max_rows and self._bytes + size <= self._max_bytes
+
+    def _can_compute_now(self, lane: Lane, batch: Sequence[np.ndarray]) -> bool:
+        """True if it is cheap, nothing else runs, and the queue would have taken it. Under the lock."""
+        if self._lanes or self._running or self._window:
+            return False
+        rows = sum(map(len, batch))
+        return lane.is_cheap(rows) and self._has_room(rows, sum(each.nbytes for each in batch))
+
+    def _as_piece(self, lane: Lane, tickets: Sequence[Ticket]) -> Piece:
+        """All of them as one piece, which never waited."""
+        for ticket in tickets:
+            ticket.started, ticket.taken, ticket.waiting = ticket.arrived, len(ticket.rows), False
+        return Piece(lane, [(ticket, 0, len(ticket.rows)) for ticket in tickets])
+
+    def _wake(self) -> None:
+        """As many idle workers as can help. Under the lock."""
+        if self._idle and self._lanes:
+            self._work.notify(self._idle if any(lane.has_large() for lane in self._lanes) else 1)
 
     def _resolved(self, ticket: Ticket) -> None:
         if ticket.waiting:
@@ -132,20 +227,23 @@ class Batcher:
     def _serve(self, pinned: int | None) -> None:
         if pinned is not None:
             cpus.pin_thread(pinned)
+        busy = 0
         while True:
             with self._lock:
+                self._running -= busy
                 while not self._closed and (piece := self._next_piece()) is None:
                     self._idle += 1
                     self._work.wait()
                     self._idle -= 1
                 if self._closed:
                     return
+                busy = 1
+                self._running += busy
                 if self._lanes and self._idle:
                     self._work.notify()  # there is more than this worker took
             assert piece is not None
             finished = self._compute(piece)
-            if finished:
-                self._call_loop(finished)
+            self._finish(finished)
             del piece, finished  # hold no rows while waiting
 
     def _next_piece(self) -> Piece | None:
@@ -199,7 +297,7 @@ class Batcher:
             self._row_seconds = 0.9 * self._row_seconds + 0.1 * seconds / len(out)
             finished = list(self._hand_back(parts, out, seconds))
         if piece.lane.observe:
-            piece.lane.observe(len(out), seconds, [ticket.started - ticket.arrived for ticket in finished])
+            piece.lane.observe(parts, out, seconds, finished)
         return finished
 
     def _hand_back(self, parts: list[Part], out: np.ndarray, seconds: float) -> Iterable[Ticket]:
@@ -220,6 +318,14 @@ class Batcher:
             if ticket.done == len(ticket.rows):
                 yield ticket
 
+    def _finish(self, tickets: list[Ticket]) -> None:
+        """Those without a future are told here, on this thread; the loop is woken once for all others."""
+        told = [ticket for ticket in tickets if ticket.future is None]
+        if told:
+            _tell(told)
+        if len(told) < len(tickets):
+            self._call_loop([ticket for ticket in tickets if ticket.future is not None])
+
     def _call_loop(self, tickets: list[Ticket]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_resolve, tickets)
@@ -227,9 +333,24 @@ class Batcher:
 
 def _resolve(tickets: list[Ticket]) -> None:
     for ticket in tickets:
-        if ticket.future.done():
+        if ticket.future is None:
+            _tell([ticket])
+        elif ticket.future.done():
             continue
-        if ticket.error is not None:
+        elif ticket.error is not None:
             ticket.future.set_exception(ticket.error)
         else:
             ticket.future.set_result(ticket.answer())
+
+
+def _tell(tickets: list[Ticket]) -> None:
+    """Tells those whom nobody told yet, all of one batch at once."""
+    by_whom: dict[Tell, list[Ticket]] = {}
+    for ticket in tickets:
+        if ticket.tell is not None and not ticket.left:
+            by_whom.setdefault(ticket.tell, []).append(ticket)
+    for tell, theirs in by_whom.items():
+        try:
+            tell(theirs)
+        except Exception:  # a worker must not end because of one batch
+            log.exception("telling %d callers their answers failed", len(theirs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,15 @@ def count(config: Config, rows: int) -> None:
         raise InvalidInput(f"the batch has {rows} rows; the server takes at most {config.max_request_rows}")
 
 
+def version(text: str) -> int:
+    """The number of a version, 0 for empty text; InvalidInput where it is none."""
+    if not re.fullmatch(r"([1-9][0-9]{0,18})?", text):
+        raise InvalidInput(
+            f"the version is {text[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
+        )
+    return int(text or 0)
+
+
 def control(config: Config, method: str, model: str) -> None:
     """NotAllowed unless callers may load and unload models; InvalidInput where no model is named."""
     if not config.allow_control:
@@ -30,13 +40,18 @@ def control(config: Config, method: str, model: str) -> None:
 
 def shaped(data: memoryview | bytes, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
     """The array in these little-endian bytes, without a copy; InvalidInput where they do not fit together."""
-    wanted = dtype.itemsize * elements(shape)
-    if len(data) != wanted:
-        raise InvalidInput(f"the tensor holds {len(data)} bytes; {dtype.name} of shape {list(shape)} takes {wanted}")
+    fits(len(data), dtype, shape)
     try:
         return np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # an empty batch of enormous rows
         raise InvalidInput(f"no array has shape {list(shape)}") from error
+
+
+def fits(size: int, dtype: np.dtype, shape: Sequence[int]) -> None:
+    """InvalidInput where so many bytes are not a tensor of that shape."""
+    wanted = dtype.itemsize * elements(shape)
+    if size != wanted:
+        raise InvalidInput(f"the tensor holds {size} bytes; {dtype.name} of shape {list(shape)} takes {wanted}")
 
 
 def elements(shape: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import policy, watch
+from server import logs, policy, watch
 from server.errors import ConfigError
 
 MIB = 1 << 20
@@ -33,9 +33,14 @@ class Config:
     host: str = _setting("127.0.0.1", "address to listen on")
     # Triton's port, so that tools' defaults work. 0 lets the system choose one.
     grpc_port: int = _setting(8001, "port of the gRPC services; 0: any free one", low=0, high=65535)
+    # native is many times faster for small requests; auto takes it where it keeps every promise (server/transports.py).
+    transport: str = _setting("auto", "who speaks gRPC: grpcio, native (pygrpc-native), or auto, which says why")
     # Triton's again. The HTTP port is guarded as the other one is: TLS, callers' certificates, tokens.
     http_port: int = _setting(
-        8000, "port of /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics", low=-1, high=65535
+        8000,
+        "port of HTTP, with /metrics, /livez and /readyz; 0: any free one; -1: none, and no metrics",
+        low=-1,
+        high=65535,
     )
     device: str = _setting("auto", "auto, cpu, cuda, or cuda:0,cuda:1…; cuda fails where it cannot be used")
     # None: models of this kind need little, and one that has no memory left fails in the middle of a request.
@@ -51,6 +56,10 @@ class Config:
     watch_seconds: float = _setting(1.0, "how often to look for new versions; 0: never, as --watch off", low=0)
     # Off, because whoever may call Predict could stop it for all.
     allow_control: bool = _setting(False, "let callers load and unload models: LoadModel, UnloadModel")
+    # Off: clients made for one server of the field cannot read another's field of that number. ModelConfig has it, too.
+    metadata_properties: bool = _setting(False, "put labels, sha256 and provider into ModelMetadata's properties, too")
+    # Off, as in Triton: whoever may call could read and write every file in /dev/shm that this server can.
+    shared_memory: bool = _setting(False, "take and give tensors in files of /dev/shm that callers register")
     allow_empty: bool = _setting(False, "be ready although the repository holds no model")
     workers: int = _setting(0, "threads that compute; 0: as many as the cgroup grants processors", low=0, high=1024)
     # Off: pinned workers cannot step aside when something else takes their processor.
@@ -62,6 +71,10 @@ class Config:
     # Large enough for the batch jobs seen in the field, small enough that one message fits in memory many times.
     max_request_rows: int = _setting(131_072, "most rows of one request", low=1)
     max_message_bytes: int = _setting(128 * MIB, "most bytes of one message", low=1024, high=2**31 - 1)
+    # Lists take up to thirty times their bytes of JSON, and hold everybody up while they are read: numbers go as bytes.
+    max_json_bytes: int = _setting(8 * MIB, "most bytes of one JSON document", low=1024, high=2**31 - 1)
+    # Enough for a phone; and nobody holds a connection and its memory by sending a byte now and then.
+    body_seconds: float = _setting(10.0, "a body over HTTP may take so long, and a second more for each 64 KiB", low=0)
     # Twice the largest request: one may be computed while another waits.
     max_queue_rows: int = _setting(262_144, "most rows waiting, over all models; more is refused", low=1)
     max_queue_bytes: int = _setting(512 * MIB, "most bytes waiting, over all models, pictures to decode too", low=1)
@@ -88,7 +101,13 @@ class Config:
     processes: int = _setting(1, "server processes on the one port, watched and restarted", low=1, high=256)
     lifeline: int = _setting(-1, "for the processes of --processes: the socket to their supervisor", low=-1)
     shared_metrics: Path | None = _setting(None, "for the processes of --processes: the folder in which they count")
+    # Long enough for the rows that the index wants, short enough that today's drift is not hidden by last week.
+    drift_seconds: float = _setting(3600.0, "the sliding window in which /metrics looks for drift", low=1)
     ready_file: Path | None = _setting(None, "write the addresses here, as JSON, once ready")
+    log_format: str = _setting("text", "text, for people, or json, an object a line")
+    # A line costs as much as counting a hundred requests; those that failed are told in any case.
+    access_log: float = _setting(0.01, "the share of good calls that get a log line: 0 none, 1 all", low=0, high=1)
+    tracing: bool = _setting(False, "send spans by OpenTelemetry; the variables OTEL_… say where and how many")
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def describe(self) -> str:
@@ -117,14 +136,20 @@ def checked(config: Config) -> Config:
     policy.parse(config.version_policy)
     if config.watch not in watch.HOWS:
         raise ConfigError(f"watch is {config.watch!r}; it must be auto, poll or off")
+    if config.transport not in ("auto", "grpcio", "native"):
+        raise ConfigError(f"transport is {config.transport!r}; it must be auto, grpcio or native")
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {config.log_level!r}; it must be debug, info, warning or error")
+    if config.log_format not in logs.FORMATS:
+        raise ConfigError(f"log_format is {config.log_format!r}; it must be text or json")
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise ConfigError("tls_certificate and tls_key go together: give both, or neither")
     if config.tls_client_ca and not config.tls_certificate:
         raise ConfigError("tls_client_ca needs tls_certificate and tls_key: callers' certificates come over TLS")
     if config.allow_control and config.processes > 1:
         raise ConfigError("allow_control goes with processes = 1 only: LoadModel would reach one process of several")
+    if config.shared_memory and config.processes > 1:
+        raise ConfigError("shared_memory goes with processes = 1 only: a region would be known to one of several")
     if config.grpc_port and config.grpc_port == config.http_port:
         raise ConfigError(f"grpc_port and http_port are both {config.grpc_port}; they must differ")
     if config.max_queue_rows < config.max_request_rows:

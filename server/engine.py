@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -28,27 +29,30 @@ class Engine:
         # On a GPU each new batch size costs a search for the best kernels; so there are few, and all are warm.
         self.buckets = (1, 2, 4, *CUDA_CHUNKS) if on_gpu else ()
 
-    def run(self, output: str, name: str, rows: np.ndarray) -> np.ndarray:
-        """The output [n, …] for the input rows [n, …], computed by the device whose turn it is."""
-        return self.run_on(next(self._turns) % len(self.sessions), output, name, rows)
+    def run(self, outputs: Sequence[str], name: str, rows: np.ndarray) -> list[np.ndarray]:
+        """The outputs [n, …] for the input rows [n, …], computed by the device whose turn it is."""
+        return self.run_on(next(self._turns) % len(self.sessions), outputs, name, rows)
 
-    def run_on(self, index: int, output: str, name: str, rows: np.ndarray) -> np.ndarray:
+    def run_on(self, index: int, outputs: Sequence[str], name: str, rows: np.ndarray) -> list[np.ndarray]:
         """The same on one of the devices."""
         count = len(rows)
         size = next((bucket for bucket in self.buckets if bucket >= count), count)
         if size > count:
             rows = np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), rows.dtype)])
-        out = self._call(self.sessions[index], output, name, rows)
-        return out[:count] if size > count else out
+        found = self._call(self.sessions[index], outputs, name, rows)
+        return [out[:count] for out in found] if size > count else found
 
-    def _call(self, session: ort.InferenceSession, output: str, name: str, rows: np.ndarray) -> np.ndarray:
-        out: np.ndarray
+    def _call(
+        self, session: ort.InferenceSession, outputs: Sequence[str], name: str, rows: np.ndarray
+    ) -> list[np.ndarray]:
+        found: list[np.ndarray]
         if not self.buckets:  # binding gains nothing on a processor (docs/decisions/0003)
-            out = session.run([output], {name: rows})[0]
-            return out
+            found = session.run(outputs, {name: rows})
+            return found
         binding = session.io_binding()
         binding.bind_cpu_input(name, np.ascontiguousarray(rows))
-        binding.bind_output(output, "cpu")
+        for output in outputs:
+            binding.bind_output(output, "cpu")
         session.run_with_iobinding(binding)
-        out = binding.copy_outputs_to_cpu()[0]
-        return out
+        found = binding.copy_outputs_to_cpu()
+        return found

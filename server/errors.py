@@ -37,6 +37,18 @@ class UnknownModel(ServingError):
     code = grpc.StatusCode.NOT_FOUND
 
 
+class UnknownRegion(ServingError):
+    """No shared memory region of that name, or no such memory."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class RegionExists(ServingError):
+    """A shared memory region of that name is registered already."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
 class Unsupported(ServingError):
     """A part of a protocol that this server does not have."""
 
@@ -65,6 +77,18 @@ class QueueFull(ServingError):
     """More rows wait than the server may hold."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class TooLarge(ServingError):
+    """A request has more bytes than the server takes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class TooSlow(ServingError):
+    """A request took too long to arrive."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class DeadlinePassed(ServingError):

@@ -1,11 +1,11 @@
-"""The HTTP port: /metrics, /livez and /readyz, on the event loop of the server. Guarded as the gRPC port is."""
+"""The HTTP port, on the event loop of the server. Guarded as the gRPC port is; knows no models."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.config import Config
 from server.ports import bound
 from server.tls import context
-from server.tokens import Tokens
+from server.tokens import Refused, Tokens, tell_nobody
 
 HEALTH = ("/livez", "/readyz")
 CLOSE_SECONDS = 2  # for responses on their way; then their connections are cut
@@ -30,22 +30,32 @@ Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]
 class Gateway:
     """An HTTP server. `bind`, then `serve`, then `close`."""
 
-    def __init__(self, config: Config, tokens: Tokens | None, ready: Callable[[], bool], metrics: Exposition):
-        """tokens: who may ask; None: everybody. ready: what /readyz says.
+    def __init__(
+        self,
+        config: Config,
+        tokens: Tokens | None,
+        ready: Callable[[], bool],
+        metrics: Exposition,
+        routes: Sequence[Route] = (),
+        refused: Refused = tell_nobody,
+    ):
+        """tokens: who may ask; None: everybody. ready: what /readyz says. routes: what else is answered.
 
         metrics: gives what /metrics answers, and its content type, for the value of the header `accept`.
+        refused: is told of requests without a token.
         """
         self.port = 0
         self._config, self._ready, self._metrics = config, ready, metrics
         app: ASGIApp = Starlette(
             routes=[
+                *routes,
                 Route("/livez", self._live),
                 Route("/readyz", self._readiness),
                 Route("/metrics", self._tell_metrics),
             ],
             exception_handlers={HTTPException: _fault},
         )
-        self._app = app if tokens is None else _Guard(app, tokens, config.open_health)
+        self._app = app if tokens is None else _Guard(app, tokens, config.open_health, refused)
         self._tls = context(config)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -124,22 +134,24 @@ class _Server(uvicorn.Server):
 class _Guard:
     """Stands before every path."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, open_health: bool):
-        self._app, self._tokens, self._open_health = app, tokens, open_health
+    def __init__(self, app: ASGIApp, tokens: Tokens, open_health: bool, refused: Refused):
+        self._app, self._tokens, self._open_health, self._refused = app, tokens, open_health, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if not (self._open_health and scope["path"] in HEALTH):
             sent = [value.decode("latin-1") for key, value in scope["headers"] if key == b"authorization"]
             if not self._tokens.know(sent):
+                self._refused("http/", "UNAUTHENTICATED")
                 app = JSONResponse({"error": WORDS}, 401, {"www-authenticate": "Bearer"})
         await app(scope, receive, send)
 
 
 async def _fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
     words = {
-        404: f"no {request.url.path[:200]!r} here; there are /metrics, /livez and /readyz",
-        405: f"{request.method[:20]} is not possible here; GET is",
+        404: f"no {request.url.path[:200]!r} here; GET /docs or /openapi.json lists what there is",
+        405: f"{request.method[:20]} is not possible here; {allowed or 'GET'} is",
     }
     return JSONResponse({"error": words.get(error.status_code, error.detail)}, error.status_code, error.headers)

@@ -15,15 +15,16 @@ import numpy as np
 if TYPE_CHECKING:
     from server.batching import Batcher
 
+INLINE_SECONDS = 300e-6  # what is predicted to take less is computed by who brings it, if nothing else runs
 TURNS = 4  # pieces of a queue before the next gets one: small before large, and one priority before the next
 Compute = Callable[[np.ndarray], np.ndarray]
-# Told of each batch, on its worker: its rows, its seconds, and the seconds that each request finished by it had waited.
-Observe = Callable[[int, float, Sequence[float]], None]
+Predict = Callable[[int], float]  # the seconds that so many rows take
+Tell = Callable[[list["Ticket"]], None]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request's rows: float32 [n, C], and where the time went."""
+    """What became of a request's rows: float32 [n, C], or [n, C + 1] with a score, and where the time went."""
 
     rows: np.ndarray
     queue_seconds: float
@@ -32,25 +33,32 @@ class Answer:
 
 
 class Ticket:
-    """One request's rows [n, …] on their way through the queue."""
+    """One request's rows [n, …] on their way through the queue, and who is told when they are done.
+
+    Either `future`, on the event loop; or `tell`, on the thread that finished it, with all that a batch finished.
+    """
 
     __slots__ = (
-        "arrived", "batch_rows", "compute_seconds", "deadline", "done", "error", "future",
-        "out", "rows", "started", "taken", "waiting",
+        "arrived", "batch_rows", "compute_seconds", "deadline", "done", "error", "future", "left",
+        "out", "rows", "started", "taken", "tell", "trace", "waiting",
     )  # fmt: skip
 
-    def __init__(self, rows: np.ndarray, deadline: float, future: asyncio.Future[Answer]):
-        self.rows, self.deadline, self.future = rows, deadline, future
+    def __init__(
+        self, rows: np.ndarray, deadline: float, future: asyncio.Future[Answer] | None = None, tell: Tell | None = None
+    ):
+        self.rows, self.deadline, self.future, self.tell = rows, deadline, future, tell
+        self.left = False  # the caller of one without a future is gone
         self.out: np.ndarray | None = None
         self.error: Exception | None = None
         self.arrived, self.started = time.monotonic(), 0.0
         self.taken = self.done = self.batch_rows = 0
         self.compute_seconds = 0.0
+        self.trace: object | None = None  # of the request, where it has one; for who is told of batches
         self.waiting = True  # its untaken rows count as waiting
 
     def gone(self) -> bool:
         """True if nobody waits for it any more, or it failed already."""
-        return self.error is not None or self.future.done()
+        return self.error is not None or self.left or (self.future is not None and self.future.done())
 
     def answer(self) -> Answer:
         """The answer of a ticket whose rows are all done."""
@@ -59,6 +67,20 @@ class Ticket:
 
 
 Part = tuple[Ticket, int, int]  # rows start to stop of a ticket
+# Told of each batch, on its worker: whose rows it held, the answers [n, any], its seconds, and whom it finished.
+Observe = Callable[[Sequence[Part], np.ndarray, float, Sequence[Ticket]], None]
+
+
+def each_of(observers: Sequence[Observe]) -> Observe | None:
+    """One that tells all of them; None where there is none."""
+    if len(observers) < 2:
+        return observers[0] if observers else None
+
+    def computed(parts: Sequence[Part], out: np.ndarray, seconds: float, finished: Sequence[Ticket]) -> None:
+        for observe in observers:
+            observe(parts, out, seconds, finished)
+
+    return computed
 
 
 @dataclass(frozen=True)
@@ -83,20 +105,50 @@ class Lane:
     """The queue of one model. It lives as long as someone holds it; in-flight rows of an unloaded model finish."""
 
     def __init__(
-        self, batcher: Batcher, compute: Compute, piece_rows: int, split_rows: int, observe: Observe | None = None
+        self,
+        batcher: Batcher,
+        compute: Compute,
+        piece_rows: int,
+        split_rows: int,
+        observe: Observe | None = None,
+        seconds: Predict | None = None,
     ):
-        self._batcher, self.compute, self.observe = batcher, compute, observe
+        self._batcher, self.compute, self.observe, self.seconds = batcher, compute, observe, seconds
         self.piece_rows, self.split_rows = piece_rows, min(split_rows, piece_rows)
         self._queues: dict[tuple[int, bool], Queue] = {}
 
-    def submit(self, rows: np.ndarray, deadline: float = math.inf, priority: int = 0) -> asyncio.Future[Answer]:
+    def submit(
+        self, rows: np.ndarray, deadline: float = math.inf, priority: int = 0, trace: object | None = None
+    ) -> asyncio.Future[Answer]:
         """Queues rows [n, …]; the future gives their Answer. Cancel it to drop what is not computed yet.
 
         deadline: of time.monotonic(), in seconds. priority: 0 goes first, then 1, and so on; whoever goes later
         still gets a turn after every few of those before. Raises QueueFull at once where the queue is full; the
         future raises DeadlinePassed for rows that were not computed in time, or what `compute` raised.
         """
-        return self._batcher.submit(self, rows, deadline, priority)
+        return self._batcher.submit(self, rows, deadline, priority, trace)
+
+    def post(self, tickets: Sequence[Ticket]) -> None:
+        """Queues tickets that are told, from any thread; where they are cheap and nothing else runs, computes them.
+
+        A ticket that the queue has no room for is told at once.
+        """
+        self._batcher.post(self, tickets)
+
+    def at_once(self, ticket: Ticket) -> bool:
+        """Computes its rows on this thread, if that is cheap and nothing else runs; False, and nothing, if not so.
+
+        False also where it could not be computed: `submit` says why.
+        """
+        return self._batcher.at_once(self, ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller of a posted ticket is gone: what is not computed yet never will be, and nobody is told."""
+        self._batcher.leave(ticket)
+
+    def is_cheap(self, rows: int) -> bool:
+        """True if computing so many rows at once takes less than handing them to a worker is worth."""
+        return self.seconds is not None and rows <= self.piece_rows and self.seconds(rows) < INLINE_SECONDS
 
     def waits(self) -> bool:
         """True if there is something to take."""

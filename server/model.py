@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from server import adapter, description, graph
-from server.card import KEY, Card, Golden, graph_sha256
+from server import adapter, description, graph, proof
+from server.card import KEY, Card, graph_sha256
 from server.card import read as read_card
 from server.description import DESCRIPTION, Description
 from server.device import Devices
@@ -24,9 +24,8 @@ from server.engine import Engine
 from server.errors import DeviceUnavailable, InvalidInput, ModelRefused, first_line
 
 log = logging.getLogger(__name__)
-# A kernel of another processor or a GPU rounds differently; a wrong weight, layout or scale differs by far more.
-GOLDEN_TOLERANCE = 1e-3
 DTYPES: dict[str, np.dtype] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
+OOD_OUTPUT = "ood_score"
 MEASURE_SECONDS = 0.15  # of start-up, for each model
 
 
@@ -81,22 +80,35 @@ class Model:
         self.provider = self._engine.provider
         session = self._engine.sessions[0]
         self.input, self._prepare = _input_spec(session, described)
-        self._output, self._finish = _output(session, described), adapter.answers(described.output)
         self.card = self._card(graph_hash, described)
+        self.ood_threshold = self.card.ood_threshold if self.card else None
+        self._outputs, self._finish = _outputs(session, described, self.scored), adapter.answers(described.output)
         self.classes = self._count_classes()
         self.labels = self._labels(data, described)
         self.cost = Cost(1e-3, 0.0, self._engine.chunks[-1])
         self._warm_up()
 
+    @property
+    def scored(self) -> bool:
+        """True if it says how strange an input is: one more column behind the probabilities."""
+        return self.ood_threshold is not None
+
     def compute(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [n, C] of rows [n, …] that fit `input`, in calls of the cheapest size."""
+        """Probabilities float32 [n, C] of rows [n, …] that fit `input`, in calls of the cheapest size.
+
+        Where the model is `scored`, [n, C + 1]: the last column is the score, larger for stranger inputs.
+        """
         chunk = self.cost.chunk
         if len(rows) <= (chunk if self._engine.buckets else chunk * 3 // 2):
             return self._run(rows)
-        probabilities = np.empty((len(rows), self.classes), np.float32)
+        answers = np.empty((len(rows), self.classes + self.scored), np.float32)
         for start in range(0, len(rows), chunk):
-            probabilities[start : start + chunk] = self._run(rows[start : start + chunk])
-        return probabilities
+            answers[start : start + chunk] = self._run(rows[start : start + chunk])
+        return answers
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """What `compute` gives, without the score."""
+        return self.compute(rows)[:, : self.classes]
 
     def check(self, rows: np.ndarray) -> None:
         """InvalidInput, naming both, unless the array [n, …] is what the model takes; floats must be finite."""
@@ -109,10 +121,14 @@ class Model:
             raise InvalidInput(f"row {row} holds a value that is not finite", row=row)
 
     def _run(self, rows: np.ndarray) -> np.ndarray:
-        return self._finish(self._engine.run(self._output, self.input.name, self._prepare(rows)))
+        return self._columns(self._engine.run(self._outputs, self.input.name, self._prepare(rows)))
 
     def _run_on(self, device: int, rows: np.ndarray) -> np.ndarray:
-        return self._finish(self._engine.run_on(device, self._output, self.input.name, self._prepare(rows)))
+        return self._columns(self._engine.run_on(device, self._outputs, self.input.name, self._prepare(rows)))
+
+    def _columns(self, outputs: list[np.ndarray]) -> np.ndarray:
+        probabilities = self._finish(outputs[0])
+        return np.concatenate([probabilities, outputs[1][:, None]], axis=1) if self.scored else probabilities
 
     def _card(self, graph_hash: str, described: Description) -> Card | None:
         text = self._engine.sessions[0].get_modelmeta().custom_metadata_map.get(KEY)
@@ -145,12 +161,13 @@ class Model:
         out = self._try(np.zeros((2, *self.input.row), self.input.dtype))
         if out.ndim != 2 or len(out) != 2:
             raise ModelRefused(f"two rows give an output of shape {list(out.shape)}; it must be [2, C]")
-        if out.shape[1] < 2:
+        classes = out.shape[1] - self.scored
+        if classes < 2:
             raise ModelRefused(
-                f"its output has shape {list(out.shape)}; it must be [N, C] with at least two classes. If it is the "
+                f"its output has shape {[2, classes]}; it must be [N, C] with at least two classes. If it is the "
                 f'probability of the second of two, say output = "sigmoid" in {DESCRIPTION}; "logits" if it is a logit'
             )
-        return int(out.shape[1])
+        return int(classes)
 
     def _try(self, rows: np.ndarray) -> np.ndarray:
         try:
@@ -177,34 +194,9 @@ class Model:
 
     def _prove(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
         if self.card and self.card.golden:
-            self._golden_test(run, self.card.golden)
+            proof.golden(run, self.card.golden, self.classes, self.check, self.provider)
         else:
-            self._must_be_probabilities(run)
-
-    def _golden_test(self, run: Callable[[np.ndarray], np.ndarray], golden: Golden) -> None:
-        try:
-            self.check(golden.inputs)
-        except InvalidInput as error:
-            raise ModelRefused(f"its golden samples do not fit: {error}") from error
-        if golden.probabilities.shape[1] != self.classes:
-            raise ModelRefused(f"its golden samples have {golden.probabilities.shape[1]} classes, not {self.classes}")
-        off = np.abs(run(golden.inputs) - golden.probabilities).max(initial=0.0)
-        if not off <= GOLDEN_TOLERANCE:
-            raise ModelRefused(
-                f"its golden samples are off by {off:.2g} on {self.provider}, more than {GOLDEN_TOLERANCE:g}"
-            )
-
-    def _must_be_probabilities(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
-        """A file without golden samples must at least answer with distributions."""
-        rows = np.random.default_rng(0).integers(0, 256, (2, *self.input.row)).astype(self.input.dtype)
-        rows[0] = 0
-        out = run(rows if self.input.dtype == np.uint8 else rows / np.float32(255))
-        if not (np.isfinite(out).all() and (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-3)):
-            sums = " and ".join(f"{total:g}" for total in out.sum(axis=1))
-            raise ModelRefused(
-                f"its output {self._output!r} is not probabilities: two rows sum to {sums}. If it is logits, say "
-                f'output = "logits" in {DESCRIPTION} beside it'
-            )
+            proof.probabilities(run, self.input.row, self.input.dtype, self.classes, self._outputs[0])
 
 
 def load(path: Path, devices: Devices) -> Model:
@@ -249,6 +241,17 @@ def _input_spec(session: ort.InferenceSession, described: Description) -> tuple[
             f"their layout and size in {DESCRIPTION} beside it"
         )
     return InputSpec(node.name, dtype, row), lambda rows: rows
+
+
+def _outputs(session: ort.InferenceSession, described: Description, scored: bool) -> tuple[str, ...]:
+    """The output with the answer, and that with the score where the card has a threshold for it."""
+    if not scored:
+        return (_output(session, described),)
+    if [o.shape[1:] for o in session.get_outputs() if o.name == OOD_OUTPUT and o.type == "tensor(float)"] != [[]]:
+        raise ModelRefused(
+            f"its card has an out-of-distribution threshold; it must have an output {OOD_OUTPUT}, float [N]"
+        )
+    return _output(session, described), OOD_OUTPUT
 
 
 def _output(session: ort.InferenceSession, described: Description) -> str:

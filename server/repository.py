@@ -15,10 +15,12 @@ from server.control import Wishes
 from server.device import Devices
 from server.disk import FILE, FolderUnreadable, Look, ModelFolder, Signature
 from server.errors import CannotLoad, DeviceUnavailable, InvalidInput, ModelRefused, Unavailable, UnknownModel
-from server.lanes import Lane, Observe
+from server.lanes import Lane, Observe, each_of
 from server.metrics import Metrics
 from server.model import Model, load
+from server.quality import Answers
 from server.statistics import Statistics
+from server.tracing import Tracing
 from server.versions import Entry, Served, Shelf, State, changed, listed
 from server.wire import ResponseWriter
 
@@ -30,11 +32,18 @@ PIECE_SECONDS, SPLIT_SECONDS = 2e-3, 300e-6
 
 
 class Repository:
-    """The versions on disk and those in memory. Used on one event loop; files are read in threads."""
+    """The versions on disk and those in memory. Used on one event loop; files are read in threads. `find` on any."""
 
-    def __init__(self, config: Config, devices: Devices, batcher: Batcher, metrics: Metrics | None = None):
+    def __init__(
+        self,
+        config: Config,
+        devices: Devices,
+        batcher: Batcher,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+    ):
         self._folder, self._config, self._devices, self._batcher = config.models, config, devices, batcher
-        self._metrics = metrics
+        self._metrics, self._tracing = metrics, tracing
         self._policy = policy.parse(config.version_policy)
         self._wishes = Wishes()
         self._shelves: dict[str, Shelf] = {}
@@ -211,9 +220,9 @@ class Repository:
         entry = shelf.entries.get(version)
         excluded = Entry(shelf.name, version, None, State.UNAVAILABLE, reason)
         if entry and entry.served and not now:
-            shelf.entries[version] = dataclasses.replace(entry, reason=reason, signature=None)
+            shelf.set(version, dataclasses.replace(entry, reason=reason, signature=None))
             return
-        shelf.entries[version] = excluded
+        shelf.set(version, excluded)
         if entry and entry.served:
             log.info("model %s version %d: unloaded (%s); its calls in progress finish", shelf.name, version, reason)
 
@@ -223,7 +232,7 @@ class Repository:
             if entry.served and entry.signature is None:
                 self._exclude(shelf, version, entry.reason)
             if version not in folder.versions:
-                del shelf.entries[version]
+                shelf.remove(version)
                 if entry.served:
                     log.info("model %s version %d: its folder is gone, unloaded", shelf.name, version)
 
@@ -232,7 +241,7 @@ class Repository:
         name = shelf.name
         before = shelf.entries.get(version)
         entry = before if before and before.served else Entry(name, version, None, State.LOADING)
-        shelf.entries[version] = entry
+        shelf.set(version, entry)
         try:
             model = await asyncio.to_thread(load, self._file(name, version), self._devices)
         except (ModelRefused, DeviceUnavailable) as error:
@@ -241,21 +250,31 @@ class Repository:
                 self._metrics.loaded(name, ready=False)
             still = entry.served  # the same number in another file: who is served stays served
             state = State.READY if still else State.UNAVAILABLE
-            shelf.entries[version] = Entry(name, version, signature, state, str(error), still)
+            shelf.set(version, Entry(name, version, signature, state, str(error), still))
             return
         weakref.finalize(model, memory.give_back).atexit = False
-        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels)
-        observe = self._metrics.lane(name, version) if self._metrics else None
+        writer = ResponseWriter(name, version, model.sha256, model.provider, model.labels, model.ood_threshold)
+        observe = self._observe(name, version, model)
         statistics = Statistics()
         served = Served(name, version, model, self._lane(model, statistics, observe), writer, statistics)
         if self._metrics:
             self._metrics.loaded(name, ready=True)
-        shelf.entries[version] = Entry(name, version, signature, State.READY, served=served)
+        shelf.set(version, Entry(name, version, signature, State.READY, served=served))
         log.info(
             "model %s version %d: ready on %s, sha256 %s, %s → %d classes, %.0f µs + %.2f µs a row",
             name, version, model.provider, model.sha256[:12], model.input, model.classes,
             model.cost.call * 1e6, model.cost.row * 1e6,
         )  # fmt: skip
+
+    def _observe(self, name: str, version: int, model: Model) -> Observe | None:
+        """Who is told of a version's batches."""
+        told = []
+        if self._metrics:
+            reference = model.card.reference if model.card else None
+            told.append(self._metrics.lane(name, version, Answers(model.labels, reference, model.ood_threshold)))
+        if self._tracing is not None:
+            told.append(self._tracing.observe(name, version))
+        return each_of(told)
 
     def _file(self, name: str, version: int) -> Path:
         return self._folder / name / str(version) / FILE
@@ -265,4 +284,5 @@ class Repository:
         per_row = cost.seconds(cost.chunk) / cost.chunk
         piece = max(cost.chunk, int(PIECE_SECONDS / per_row) // cost.chunk * cost.chunk)
         compute = statistics.counted(model.compute)
-        return self._batcher.lane(compute, min(piece, limit), max(1, int(SPLIT_SECONDS / per_row)), observe)
+        split = max(1, int(SPLIT_SECONDS / per_row))
+        return self._batcher.lane(compute, min(piece, limit), split, observe, cost.seconds)

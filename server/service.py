@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,8 +16,10 @@ from server import checks, images, wire
 from server.config import Config
 from server.errors import InvalidInput, OtherModel, QueueFull
 from server.interceptor import Call, told
+from server.lanes import Answer
 from server.metrics import Metrics
 from server.model import InputSpec
+from server.plain import Plain, shape_of
 from server.repository import Entry, Repository, Served, State
 from topclass.v1 import inference_pb2 as pb
 
@@ -49,7 +51,27 @@ class InferenceService:
 
     async def predict(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
-        return await self._predict(*wire.read_request(message), call)
+        return await self.answer(*wire.read_request(message), call)
+
+    async def answer(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
+        """The bytes of a PredictResponse, whatever transport brought the request. data: its tensor's, if it has one."""
+        served = self._repository.find(request.model, request.version, request.alias)
+        call.model, call.version = served.name, str(served.version)
+        if request.model_sha256 and request.model_sha256 != served.model.sha256:
+            raise OtherModel(
+                f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
+                f"has {served.model.sha256}"
+            )
+        if request.priority > LOWEST_PRIORITY:
+            raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
+        started = time.perf_counter()
+        rows = await self._rows(request, data, served, call)
+        queued = time.perf_counter()
+        answer = await served.submit(rows, call.deadline, request.priority, call.trace)
+        computed = time.perf_counter()
+        response = served.writer.write(answer, request)
+        served.statistics.moved(queued - started, time.perf_counter() - computed)
+        return response
 
     async def predict_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Replies come as they are ready; when the caller leaves, what is unfinished is dropped."""
@@ -116,12 +138,12 @@ class InferenceService:
         return pb.UnloadModelResponse(models=map(self._describe, entries)).SerializeToString()
 
     async def _stream_reply(self, message: bytes, stream: Call) -> bytes:
-        call, started, code = Call(stream.method, stream.deadline), time.perf_counter(), "CANCELLED"
+        call, started, code = stream.message(), time.perf_counter(), "CANCELLED"
         reply = pb.PredictStreamResponse()
         try:
             request = parse(pb.PredictStreamRequest, message)
             reply.id = request.id
-            response = await self._predict(request.request, memoryview(request.request.tensor.data), call)
+            response = await self.answer(request.request, memoryview(request.request.tensor.data), call)
             code = "OK"
             return wire.stream_reply(request.id, response)
         except Exception as error:
@@ -132,21 +154,8 @@ class InferenceService:
         finally:
             if self._metrics:
                 self._metrics.request(call.method, call.model, call.version, code, started)
+            call.end(code)
         return reply.SerializeToString()
-
-    async def _predict(self, request: pb.PredictRequest, data: memoryview, call: Call) -> bytes:
-        served = self._repository.find(request.model, request.version, request.alias)
-        call.model, call.version = served.name, str(served.version)
-        if request.model_sha256 and request.model_sha256 != served.model.sha256:
-            raise OtherModel(
-                f"sha256 {request.model_sha256[:64]!r} was asked for; {served.name!r} version {served.version} "
-                f"has {served.model.sha256}"
-            )
-        if request.priority > LOWEST_PRIORITY:
-            raise InvalidInput(f"the priority is {request.priority}; it must be from 0, which goes first, to 9")
-        rows = await self._rows(request, data, served, call)
-        answer = await served.submit(rows, call.deadline, request.priority)
-        return served.writer.write(answer, request)
 
     async def _rows(self, request: pb.PredictRequest, data: memoryview, served: Served, call: Call) -> np.ndarray:
         match request.WhichOneof("input"):
@@ -199,6 +208,26 @@ class InferenceService:
             newest=served is not None and served is self._repository.answering(entry.name),
             aliases=self._repository.names(entry),
         )
+
+
+def plain(message: bytes) -> Plain | None:
+    """A PredictRequest as a plain one; see `server/plain.py`."""
+    found = wire.find_tensor(message)
+    if found is None:
+        return None
+    request, start, stop = found
+    dtype = DTYPES.get(request.tensor.dtype)
+    shape = shape_of(request.tensor.shape, dtype, stop - start) if dtype else None
+    if dtype is None or shape is None or request.priority or request.model_sha256:
+        return None
+
+    def find(repository: Repository) -> Served:
+        return repository.find(request.model, request.version, request.alias)
+
+    def write(answers: Sequence[Answer], served: Served) -> list[bytes]:
+        return served.writer.write_all(answers, request)
+
+    return Plain(start, stop, dtype, shape, find, write)
 
 
 def parse(kind: type[M], message: bytes) -> M:

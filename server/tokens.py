@@ -18,6 +18,11 @@ log = logging.getLogger(__name__)
 HEALTH = "/grpc.health.v1.Health/"
 # Never which part was wrong: that the header was there, or that a token was nearly right.
 WORDS = "this server wants a token: send the metadata 'authorization: Bearer TOKEN' with one that it knows"
+Refused = Callable[[str, str], None]  # is told the method and the status of a call that nobody may make
+
+
+def tell_nobody(_method: str, _status: str) -> None:
+    """Where calls that are refused are not counted."""
 
 
 class Tokens:
@@ -44,8 +49,9 @@ class Tokens:
 class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Stands before every method of a grpc.aio server."""
 
-    def __init__(self, tokens: Tokens, open_health: bool):
-        self._tokens, self._open_health = tokens, open_health
+    def __init__(self, tokens: Tokens, open_health: bool, refused: Refused):
+        """refused: is told the name of the method and the status."""
+        self._tokens, self._open_health, self._refused = tokens, open_health, refused
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
@@ -56,6 +62,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         metadata = handler_call_details.invocation_metadata or ()
         if self._tokens.know(str(value) for key, value in metadata if key == "authorization"):
             return await continuation(handler_call_details)
+        self._refused(str(handler_call_details.method).rpartition("/")[2], grpc.StatusCode.UNAUTHENTICATED.name)
         return _REFUSAL
 
 

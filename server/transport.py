@@ -13,16 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from server import reflection
 from server.config import Config
 from server.errors import StartError
 from server.tls import credentials
-from server.tokens import TokenInterceptor, Tokens
+from server.tokens import Refused, TokenInterceptor, Tokens, tell_nobody
 
 log = logging.getLogger(__name__)
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -35,8 +33,16 @@ GOODBYE_SECONDS = 0.2  # for answers on their way, and for clients to see that t
 class GrpcTransport:
     """A grpc.aio server with health and reflection. `listen`, then `close`."""
 
-    def __init__(self, config: Config, services: Mapping[str, Handlers], files: Sequence[FileDescriptor] = ()):
+    def __init__(
+        self,
+        config: Config,
+        services: Mapping[str, Handlers],
+        files: Sequence[FileDescriptor] = (),
+        refused: Refused = tell_nobody,
+    ):
         """services: full service name → method name → handler; files: those of them that have a pool of their own.
+
+        refused: is told of calls without a token.
 
         `ready` is what grpc.health.v1 answers; `tokens`, who may call, None: everybody. StartError where a file with
         secrets is wrong.
@@ -46,14 +52,15 @@ class GrpcTransport:
         self._health = health.aio.HealthServicer()
         self._secure = credentials(config)
         self.tokens = Tokens(config.token_file) if config.token_file else None
-        self._guards = _guards(config, self.tokens)
+        self._guards = _guards(config, self.tokens, refused)
         self.ready = self._leaving = False
 
-    async def listen(self) -> None:
-        """Binds and serves; StartError where the address cannot be had."""
+    async def listen(self, at: str = "") -> None:
+        """Binds and serves; StartError where the address cannot be had. at: another address than the config's."""
         self._server = grpc.aio.server(
             interceptors=self._guards,
-            maximum_concurrent_rpcs=self._config.max_calls,
+            # The interceptor refuses at half of this, and counts it; those whose message is on its way it cannot see.
+            maximum_concurrent_rpcs=2 * self._config.max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -67,9 +74,8 @@ class GrpcTransport:
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._config.reflection:
-            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server, _reflected(names, self._files))
-        address = self.address(self._config.grpc_port)
+            reflection.enable(self._server, (*self._services, health.SERVICE_NAME), self._files)
+        address = at or self.address(self._config.grpc_port)
         try:
             self.port = self._bind(address)
         except RuntimeError as error:
@@ -105,36 +111,37 @@ class GrpcTransport:
         arrives in its first moment with CANCELLED, which no client retries. Half-closed sockets deliver what was
         written, and a call that comes too late ends as UNAVAILABLE, on its client, by itself.
         """
-        listeners, connections = _sockets(self.port)
-        _shut(listeners, socket.SHUT_RDWR)
-        await asyncio.sleep(GOODBYE_SECONDS / 2)
-        _shut(connections + _sockets(self.port)[1], socket.SHUT_WR)
-        await asyncio.sleep(GOODBYE_SECONDS / 2)
+        await half_close(self.port)
+        await self.end()
+
+    async def end(self) -> None:
+        """Ends what is left, at once."""
         await self._server.stop(0)
 
 
-def _reflected(names: Sequence[str], files: Sequence[FileDescriptor]) -> DescriptorPool:
-    """One pool with the files of all these services, for reflection to look into."""
-    own = {service.full_name for file in files for service in file.services_by_name.values()}
-    pool, known = DescriptorPool(), descriptor_pool.Default()
-    for file in (*files, *(known.FindFileContainingSymbol(name) for name in names if name not in own)):
-        pool.AddSerializedFile(file.serialized_pb)
-    return pool
+async def half_close(port: int) -> None:
+    """Ends this process's TCP connections on a local port, when what was written is delivered. See GrpcTransport."""
+    listeners, connections = _sockets(port)
+    _shut(listeners, socket.SHUT_RDWR)
+    await asyncio.sleep(GOODBYE_SECONDS / 2)
+    _shut(connections + _sockets(port)[1], socket.SHUT_WR)
+    await asyncio.sleep(GOODBYE_SECONDS / 2)
 
 
-def _guards(config: Config, tokens: Tokens | None) -> list[TokenInterceptor]:
+def _guards(config: Config, tokens: Tokens | None, refused: Refused) -> list[TokenInterceptor]:
     if tokens is None:
         return []
-    if not config.tls_certificate and not _is_loopback(config.host):
+    if not config.tls_certificate and not is_loopback(config.host):
         log.warning(
             "tokens cross the network in the clear: the server listens on %s without TLS; give --tls-certificate "
             "and --tls-key, or let only a proxy that has TLS reach it",
             config.host,
         )
-    return [TokenInterceptor(tokens, config.open_health)]
+    return [TokenInterceptor(tokens, config.open_health, refused)]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

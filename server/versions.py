@@ -15,6 +15,7 @@ from server.errors import Unavailable, UnknownModel
 from server.lanes import Answer, Lane
 from server.model import Model
 from server.statistics import Statistics
+from server.tracing import Trace
 from server.wire import ResponseWriter
 
 
@@ -37,15 +38,19 @@ class Served:
     writer: ResponseWriter
     statistics: Statistics
 
-    async def submit(self, rows: np.ndarray, deadline: float, priority: int) -> Answer:
-        """Lane.submit, counted."""
+    async def submit(self, rows: np.ndarray, deadline: float, priority: int, trace: Trace | None = None) -> Answer:
+        """Lane.submit, counted and traced."""
+        if trace is not None:
+            trace.submitted()
         started = time.perf_counter()
         try:
-            answer = await self.lane.submit(rows, deadline, priority)
+            answer = await self.lane.submit(rows, deadline, priority, trace)
         except Exception:
             self.statistics.failed(time.perf_counter() - started)
             raise
         self.statistics.answered(answer, time.perf_counter() - started)
+        if trace is not None:
+            trace.answered(answer)
         return answer
 
 
@@ -69,9 +74,17 @@ class Shelf:
 
     def __init__(self, name: str):
         self.name = name
-        self.entries: dict[int, Entry] = {}
+        self.entries: Mapping[int, Entry] = {}  # replaced, never changed: other threads look
         self.aliases: Aliases = {}
         self.problem = ""  # with the folder or its aliases
+
+    def set(self, version: int, entry: Entry) -> None:
+        """What a version is from now on."""
+        self.entries = {**self.entries, version: entry}
+
+    def remove(self, version: int) -> None:
+        """Forgets a version."""
+        self.entries = {number: entry for number, entry in self.entries.items() if number != version}
 
     def sorted(self) -> list[Entry]:
         """Every version, ordered by number."""
@@ -100,7 +113,8 @@ class Shelf:
         """
         if alias:
             version = self._named(alias)
-        entry = self.entries.get(version)
+        entries = self.entries
+        entry = entries.get(version)
         served = entry.served if entry else self.answering() if version == 0 else None
         if served:
             return served
@@ -110,7 +124,9 @@ class Shelf:
             raise UnknownModel(
                 f"model {self.name!r} has no version {version}{called}; it has {listed(ready) or 'none'}"
             )
-        entry = entry or self.entries[max(self.entries)]
+        if not entries:
+            raise UnknownModel(f"no model {self.name!r}: it is being removed")
+        entry = entry or entries[max(entries)]
         if entry.state is State.LOADING:
             raise Unavailable(f"model {self.name!r} version {entry.version} is being loaded")
         raise UnknownModel(f"model {self.name!r} version {entry.version} is not served: {entry.reason}")

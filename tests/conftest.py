@@ -13,10 +13,34 @@ from typing import Any
 import grpc
 import pytest
 
+from server import native
 from server.app import App
 from server.config import Config, checked
 from tests import models
 from topclass.v1 import inference_pb2_grpc
+
+# What callers are promised, whatever speaks gRPC: these files run on each transport, the others on what `auto` takes.
+CONTRACT = {
+    "test_bad_input", "test_faults", "test_fuzz", "test_life", "test_metrics", "test_neighbours", "test_open_inference",
+    "test_open_inference_errors", "test_predict", "test_swap",
+}  # fmt: skip
+TRANSPORTS = (
+    "grpcio",
+    pytest.param("native", marks=pytest.mark.skipif(not native.AVAILABLE, reason="pygrpc-native is not installed")),
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of CONTRACT that start a server run once for each transport."""
+    if metafunc.module.__name__.rpartition(".")[2] in CONTRACT and {"serve", "start"} & set(metafunc.fixturenames):
+        metafunc.fixturenames.append("transport")
+        metafunc.parametrize("transport", TRANSPORTS, indirect=True)
+
+
+@pytest.fixture
+def transport(request: pytest.FixtureRequest) -> str:
+    """What speaks gRPC in this test."""
+    return str(getattr(request, "param", "auto"))
 
 
 @dataclass
@@ -104,15 +128,24 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
+def serve(tmp_path: Path, transport: str) -> Iterator[Callable[..., LiveServer]]:
     """A function that starts a server: serve(models=…, any other setting). All of them are stopped in the end."""
     started: list[LiveServer] = []
     usual = Config(
-        grpc_port=0, http_port=-1, device="cpu", workers=2, watch_seconds=0, stop_delay_seconds=0, drain_seconds=10
+        grpc_port=0,
+        http_port=-1,
+        device="cpu",
+        workers=2,
+        watch_seconds=0,
+        stop_delay_seconds=0,
+        drain_seconds=10,
+        transport=transport,
     )
 
     def start(**settings: Any) -> LiveServer:
         settings.setdefault("models", tmp_path / "models")
+        if "token_file" in settings or "tls_certificate" in settings:
+            settings.setdefault("transport", "auto")
         started.append(start_server(checked(replace(usual, **settings))))
         return started[-1]
 

@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["server", "PIL"]):
     from server.interceptor import Call
     from server.repository import Repository
     from server.service import InferenceService
+    from tests import fuzz_field
 
 from tests import models
 from tests.server.test_fuzz import CALLERS, COLOUR, FILES, GREY, SEEDS
@@ -93,6 +94,8 @@ GOOD_CARD = models.with_card(models.classifier()).metadata_props[0].value.encode
 TARGETS = {
     "pictures": (pictures, FILES),
     "cards": (cards, [GOOD_CARD, models.classifier().SerializeToString()]),
+    "open_inference": (fuzz_field.open_inference, fuzz_field.MESSAGES),
+    "http": (fuzz_field.http, fuzz_field.BODIES),
     "requests": (requests, [bytes([method]) + seed for method in range(4) for seed in SEEDS]),
 }
 

@@ -88,6 +88,22 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def scored(threshold: float = 128, **changes: Any) -> onnx.ModelProto:
+    """`classifier` with a card and a second output, `ood_score` [N]: the mean of a row; `changes` as in `with_card`."""
+    proto = classifier()
+    proto.graph.node.append(helper.make_node("ReduceMean", ["flat"], ["ood_score"], axes=[1], keepdims=0))
+    proto.graph.output.append(helper.make_tensor_value_info("ood_score", TensorProto.FLOAT, ["N"]))
+    plain = json.loads(with_card(proto).metadata_props[0].value)["golden"]
+    scores = golden_rows().mean(axis=(1, 2)).tolist()
+    card = {"golden": plain | {"ood_scores": scores}, "out_of_distribution": {"threshold": threshold}}
+    return with_card(proto, **(card | changes))
+
+
+def golden_rows() -> np.ndarray:
+    """The golden samples that `with_card` writes: uint8 [2, 4, 4]."""
+    return np.random.default_rng(1).integers(0, 256, (2, SIDE, SIDE), np.uint8)
+
+
 def lenet(seed: int = 0) -> onnx.ModelProto:
     """A network of LeNet-5's shape with random weights: uint8 [N, 28, 28] → float32 [N, 10]."""
     random = np.random.default_rng(seed)
@@ -124,7 +140,7 @@ def lenet(seed: int = 0) -> onnx.ModelProto:
 
 def with_card(proto: onnx.ModelProto, labels: Sequence[str] = LABELS, **changes: Any) -> onnx.ModelProto:
     """The same model with a card as the exporter writes it; `changes` replace parts of the card."""
-    golden = np.random.default_rng(1).integers(0, 256, (2, SIDE, SIDE), np.uint8)
+    golden = golden_rows()
     card = {
         "schema": 1,
         "labels": list(labels),

@@ -43,6 +43,15 @@ def test_only_one_file_of_the_server_opens_onnx_runtime_sessions() -> None:
     assert users == {"model.py", "device.py", "engine.py"}
 
 
+def test_only_the_http_port_knows_http() -> None:
+    """Starlette, uvicorn and what reads bodies are known to the gateway and to server/http, to nobody else."""
+    heard = {"starlette", "uvicorn", "orjson", "python_multipart"}
+    users = {file.relative_to(ROOT) for part, file in FILES if part == "server" and imported(file) & heard}
+    assert {str(user.parent if user.parent.name == "http" else user) for user in users} == {
+        "server/gateway.py", "server/http",
+    }  # fmt: skip
+
+
 def test_the_server_knows_no_training_libraries() -> None:
     """Neither TensorFlow nor onnx is imported, even lazily."""
     heavy = {"tensorflow", "keras", "onnx", "sklearn", "tf2onnx"}

@@ -1,16 +1,41 @@
-"""`python -m training`: which recipes there are."""
+"""`python -m training`: which networks there are, and the way to train one."""
 
-HELP = """\
-python -m training.RECIPE [flags]    trains, and prints the run folder
+import difflib
+import sys
+from collections.abc import Sequence
 
-  training.mlp    a multilayer perceptron, for small pictures and for tables
-  training.cnn    a small convolutional network, for pictures
+from training import command, compare
+from training.networks import NAMES, find
 
-Both take the same flags; --help explains each. The first thing to try:
+HEAD = """\
+python -m training NETWORK [flags]    trains, and prints the run folder
+python -m training compare RUN RUN…   prints a table of runs
 
-  RUN=$(python -m training.mlp --data digits)    # seconds; open $RUN/report.html
+"""
+TAIL = """
+--help after a name explains its flags. The first thing to try:
+
+  RUN=$(python -m training mlp --data digits)    # seconds; open $RUN/report.html
   python -m export "$RUN"
 """
 
+
+def main(argv: Sequence[str]) -> int:
+    """The exit status."""
+    name, *flags = argv or ["--help"]
+    if name == "compare":
+        return compare.main(flags)
+    if name in NAMES:
+        return command.main(name, flags)
+    if name in ("-h", "--help"):
+        lines = "".join(f"  {name:<12} {find(name).summary}\n" for name in NAMES)
+        print(f"{HEAD}{lines}{TAIL}", end="")
+        return 0
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    command.say(f"python -m training: no network {name!r}; there are {', '.join(NAMES)}{hint}")
+    return 2
+
+
 if __name__ == "__main__":
-    print(HELP, end="")
+    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from training.errors import INTERRUPTED, TrainingError
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a finished run ends: its folder, whether it reached its target, and the sentence that says so."""
+    """How a finished run ends: its folder, whether it reached its target, its last sentence, its accuracy."""
 
     folder: Path
     reached: bool
     words: str
+    accuracy: float
 
 
 def say(text: str) -> None:
@@ -35,13 +36,23 @@ def introduce(dataset: Dataset) -> None:
         say(f"note: {note}")
 
 
-def verdict(folder: Path, accuracy: float, target: float | None) -> Verdict:
+def verdict(folder: Path, accuracy: float, target: float | None, what: str = "test accuracy") -> Verdict:
     """Hold the accuracy on the test part against the target; none is always reached."""
     if target is None:
-        return Verdict(folder, True, f"test accuracy {accuracy:.2%} (no target set)")
+        return Verdict(folder, True, f"{what} {accuracy:.2%} (no target set)", accuracy)
     reached = accuracy >= target
     words = f"reaches the target of {target:.2%}" if reached else f"is BELOW the target of {target:.2%}"
-    return Verdict(folder, reached, f"test accuracy {accuracy:.2%} {words}")
+    return Verdict(folder, reached, f"{what} {accuracy:.2%} {words}", accuracy)
+
+
+def main(name: str, argv: Sequence[str] | None = None) -> int:
+    """Read the flags of the network of that name and train it; the exit status."""
+    from training import arguments, series, story  # here: each of them talks through this module
+    from training.networks import find
+
+    recipe = find(name)
+    options = arguments.parse(recipe, argv)
+    return run(lambda settled: series.train(recipe, settled, recipe.train or story.train), options)
 
 
 def run(train: Callable[[argparse.Namespace], Verdict], arguments: argparse.Namespace) -> int:
@@ -50,7 +61,7 @@ def run(train: Callable[[argparse.Namespace], Verdict], arguments: argparse.Name
         with contextlib.redirect_stdout(sys.stderr):  # Keras writes its progress bar to stdout
             end = train(arguments)
     except KeyboardInterrupt:
-        say("\nstopped by Ctrl-C; the run is not complete: it has no metrics.json")
+        say("\nstopped by Ctrl-C; the run is not complete: the same command goes on from its last whole epoch")
         return INTERRUPTED
     except TrainingError as error:
         say(f"error: {error}")

@@ -1,7 +1,7 @@
-"""The datasets, by name or from a user's .npz, and their split into training, validation and test part."""
+"""A dataset and its split into training, validation and test part."""
 
-import difflib
 import hashlib
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,26 +9,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from training import npz
+from training import made, npz
 from training.errors import DataError, UsageError
+from training.sources import AS_IT_IS, NAMED, Reading, contents, name_of
 
-DIGITS = tuple("0123456789")
-NAMED: dict[str, tuple[str, ...]] = {
-    "digits": DIGITS,
-    "mnist": DIGITS,
-    "fashion_mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-}
+__all__ = ["NAMED", "Dataset", "HeldOut", "Part", "Reading", "from_options", "hold_out", "load", "name_of", "split"]
 
 # One seed for every split, apart from the training seed: two runs are compared on the same held-out rows.
 SPLIT_SEED = 20170
-TEST_FRACTION = 0.2
-VALIDATION_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Shares of the rows for validation and, where the source has no such part, for the test.
+
+    With `test_rows` so many training rows are the test, and the source's own test part is reported beside it.
+    """
+
+    validation: float = 0.1
+    test: float = 0.2
+    test_rows: int | None = None
+
+
+USUAL = HeldOut()
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, split. `sha256` is of all its rows, before the split; `notes` are remarks for the user."""
+    """A dataset, split. `sha256` is of all its rows, before the split; `notes` are remarks for the user.
+
+    `official` is the source's own test part, where another was held out of its training rows (`--test-rows`).
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -58,6 +65,7 @@ class Dataset:
     sha256: str
     features: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    official: Part | None = None
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -83,43 +91,63 @@ class Dataset:
         return {"kind": "image", "height": height, "width": width, "channels": channels[0] if channels else 1}
 
 
-def load(source: str, data_dir: Path | None = None, limit: int | None = None) -> Dataset:
-    """Load a dataset of NAMED, or the .npz at the path `source`, and split it.
+def load(
+    source: str,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    reading: Reading = AS_IT_IS,
+    held_out: HeldOut = USUAL,
+) -> Dataset:
+    """Load a dataset of NAMED, or the .npz, .csv or folder of pictures at the path `source`, and split it.
 
-    A named dataset other than `digits` is read from `data_dir`/NAME.npz where that exists, else from Keras' cache,
-    which downloads it once. `limit` keeps the first rows of the training part only; the other parts stay whole.
+    A named dataset is read from its file in `data_dir` where that exists, else from Keras' cache, which downloads it
+    once. `limit` keeps the first rows of the training part only; the other parts stay whole.
     Raises UsageError for a name that is none, DataError for data that are missing or broken.
     """
     name = name_of(source)
-    contents = _contents(source, data_dir)
-    dataset = split(name, contents)
+    dataset = split(name, contents(source, data_dir, reading), held_out)
     if limit is not None:
         dataset = replace(dataset, train=dataset.train.take(slice(limit)))
     return dataset
 
 
-def name_of(source: str) -> str:
-    """The dataset's name: itself where it is known, the stem of a path otherwise; UsageError where it is neither."""
-    if source in NAMED:
-        return source
-    path = Path(source)
-    if path.suffix == ".npz" or len(path.parts) > 1 or path.exists():
-        return path.stem
-    near = difflib.get_close_matches(source, NAMED, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UsageError(f"unknown dataset {source!r}: expected {', '.join(NAMED)}, or the path of an .npz{hint}")
+def from_options(options: Namespace) -> Dataset:
+    """What the flags of a command ask for; UsageError for one that its data have no use for."""
+    path = Path(options.data)
+    if options.label is not None and path.suffix.lower() != ".csv":
+        raise UsageError(f"--label names a column of a CSV, and --data is {options.data}")
+    if (options.size or options.channels) and (options.data in NAMED or not path.is_dir()):
+        raise UsageError(f"--size and --channels are for a folder of pictures, and --data is {options.data}")
+    size = None
+    if options.size:
+        height, _, width = options.size.partition("x")
+        size = (int(height), int(width))
+    reading = Reading(options.label, size, int(options.channels or 0) or None)
+    held_out = HeldOut(options.validation, options.test, options.test_rows)
+    return load(options.data, options.data_dir, options.limit, reading, held_out)
 
 
-def split(name: str, contents: npz.Contents) -> Dataset:
-    """Hold out the test part, where the source has none, and then the validation part; every class keeps its share."""
-    pool = Part(contents.inputs, contents.labels)
-    if contents.test_inputs is not None and contents.test_labels is not None:
-        test = Part(contents.test_inputs, contents.test_labels)
+def split(name: str, rows: npz.Contents, held_out: HeldOut = USUAL) -> Dataset:
+    """Hold out the test part, where the source has none, and then the validation part; every class keeps its share.
+
+    The four rows of a truth table are all there is: each part is all of them.
+    """
+    pool = Part(rows.inputs, rows.labels)
+    official = None
+    if rows.test_inputs is not None and rows.test_labels is not None:
+        official = Part(rows.test_inputs, rows.test_labels)
+    if name in made.WHOLE:
+        all_there_is = ("these rows are all there are: every part is all of them",)
+        return Dataset(name, rows.names, pool, pool, pool, _sha256(rows), rows.features, all_there_is)
+    if held_out.test_rows is not None:
+        pool, test = hold_out(pool, held_out.test_rows / len(pool))
+    elif official is not None:
+        test, official = official, None
     else:
-        pool, test = hold_out(pool, TEST_FRACTION)
-    train, validation = hold_out(pool, VALIDATION_FRACTION)
-    notes = (*contents.notes, *_copies(train, test))
-    return Dataset(name, contents.names, train, validation, test, _sha256(contents), contents.features, notes)
+        pool, test = hold_out(pool, held_out.test)
+    train, validation = hold_out(pool, held_out.validation)
+    notes = (*rows.notes, *_copies(train, test))
+    return Dataset(name, rows.names, train, validation, test, _sha256(rows), rows.features, notes, official)
 
 
 def hold_out(part: Part, fraction: float, seed: int = SPLIT_SEED) -> tuple[Part, Part]:
@@ -137,48 +165,10 @@ def hold_out(part: Part, fraction: float, seed: int = SPLIT_SEED) -> tuple[Part,
     return part.take(np.flatnonzero(~held)), part.take(np.flatnonzero(held))
 
 
-# ------------------------------------------------------------------------------------------------------------ sources
-
-
-def _contents(source: str, data_dir: Path | None) -> npz.Contents:
-    if source == "digits":
-        return _digits()
-    if source not in NAMED:
-        return npz.read(Path(source))
-    path = data_dir / f"{source}.npz" if data_dir else None
-    if path and path.exists():
-        return npz.read(path, NAMED[source])
-    return _downloaded(source)
-
-
-def _digits() -> npz.Contents:
-    """scikit-learn's 1,797 real scans, 8x8 of 0..16, drawn as MNIST draws them: 20x20 in the middle of 28x28."""
-    from sklearn.datasets import load_digits  # here: half a second that the other datasets need not pay
-
-    scans = load_digits()
-    pictures = np.zeros((len(scans.images), 28, 28), dtype=np.uint8)
-    for picture, scan in zip(pictures, scans.images, strict=True):
-        small = Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8))
-        picture[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
-    return npz.Contents(pictures, scans.target.astype(np.int64), None, None, DIGITS, None, ())
-
-
-def _downloaded(name: str) -> npz.Contents:
-    import keras
-
-    try:
-        (x, y), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    except Exception as error:  # Keras raises bare Exception for a download that fails
-        reason = " ".join(str(error).split())
-        raise DataError(f"{name} could not be downloaded ({reason}); put {name}.npz into a --data-dir") from None
-    labels = [np.asarray(part, dtype=np.int64).reshape(-1) for part in (y, y_test)]
-    return npz.Contents(x, labels[0], x_test, labels[1], NAMED[name], None, ())
-
-
-def _sha256(contents: npz.Contents) -> str:
+def _sha256(rows: npz.Contents) -> str:
     """The same rows give the same hash, from whatever file or cache they come."""
-    digest = hashlib.sha256(repr(contents.names).encode())
-    for array in (contents.inputs, contents.labels, contents.test_inputs, contents.test_labels):
+    digest = hashlib.sha256(repr(rows.names).encode())
+    for array in (rows.inputs, rows.labels, rows.test_inputs, rows.test_labels):
         if array is not None:
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)

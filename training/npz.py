@@ -35,7 +35,7 @@ def read(path: Path, names: Sequence[str] | None = None) -> Contents:
     """
     stored = _arrays(path)
     try:
-        return _checked(stored, names)
+        return checked(stored, names)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -57,7 +57,8 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"{path}: no .npz file, or a damaged one; numpy.savez makes one") from None
 
 
-def _checked(stored: dict[str, Array], names: Sequence[str] | None) -> Contents:
+def checked(stored: dict[str, Array], names: Sequence[str] | None) -> Contents:
+    """Check arrays by key, as a file has them; DataError, without the file's name, for what cannot be learnt from."""
     x_key, y_key = _training_keys(stored)
     has_test = x_key == "x_train" and _has_test(stored)
     notes = [f"ignored: {', '.join(sorted(extra))}"] if (extra := _unused(stored, x_key)) else []

@@ -36,7 +36,7 @@ DARK = Theme(paper="#181b20", ink="#e8eaed", muted="#8d949e", grid="#2b3038", ac
 
 def curve(history: Mapping[str, Sequence[float]], what: str, kept: int, theme: Theme) -> bytes:
     """`loss` or `accuracy` by epoch, training against validation, with the epoch whose weights were kept; a PNG."""
-    figure, axes = _figure(theme, 5.2, 3.6)
+    figure, axes = figure_of(theme, 5.2, 3.6)
     train, validation = history[what], history[f"val_{what}"]
     epochs = range(1, len(train) + 1)
     dot = "o" if len(train) < 3 else ""  # a line through one point cannot be seen
@@ -56,14 +56,14 @@ def curve(history: Mapping[str, Sequence[float]], what: str, kept: int, theme: T
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, labelcolor=theme.ink, loc="best")
-    return _png(figure)
+    return png_of(figure)
 
 
 def confusion(matrix: NDArray[np.int64], names: Sequence[str], theme: Theme) -> bytes:
     """True classes down, said classes across; right ones in the accent, mistakes in their own colour; a PNG."""
     count = len(names)
     side = min(9.0, max(4.2, 2.2 + 0.31 * count))
-    figure, axes = _figure(theme, side, side)
+    figure, axes = figure_of(theme, side, side)
     axes.imshow(_confusion_colours(matrix, theme), interpolation="nearest")
     if count <= NUMBERED_CLASSES:
         _write_counts(axes, matrix, theme)
@@ -84,20 +84,20 @@ def confusion(matrix: NDArray[np.int64], names: Sequence[str], theme: Theme) -> 
     wrong = int(matrix.sum() - np.trace(matrix))
     title = f"{wrong:,} of {int(matrix.sum()):,} wrong"
     axes.set_title(title, loc="left", color=theme.ink, pad=12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def mistakes(pictures: NDArray[np.uint8], cases: Sequence[tuple[str, str, float]], theme: Theme) -> bytes:
     """The pictures [K,H,W] or [K,H,W,3] in a grid, each with (true class, class said, how sure); a PNG."""
     columns = min(6, max(3, len(cases)))
     rows = max(1, -(-len(cases) // columns))
-    figure, _ = _figure(theme, 1.45 * columns, 1.8 * rows, axes=False)
+    figure, _ = figure_of(theme, 1.45 * columns, 1.8 * rows, axes=False)
     for place, (pixels, (true, said, sure)) in enumerate(zip(pictures, cases, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(f"said {_short(said)}, {sure:.0%}\nis {_short(true)}", fontsize=9, color=theme.ink, pad=5)
         axes.set_axis_off()
-    return _png(figure)
+    return png_of(figure)
 
 
 def picture(pixels: NDArray[np.uint8]) -> bytes:
@@ -109,7 +109,8 @@ def picture(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _figure(theme: Theme, width: float, height: float, axes: bool = True) -> tuple[Figure, Axes]:
+def figure_of(theme: Theme, width: float, height: float, axes: bool = True) -> tuple[Figure, Axes]:
+    """A figure of so many inches in the colours of the theme, and its one plot, if it is to have `axes`."""
     # Figure and canvas by hand, not pyplot: no global state, no window, nothing to close.
     figure = Figure(
         figsize=(width, height), dpi=160, facecolor=theme.paper, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
@@ -159,7 +160,8 @@ def _short(name: str) -> str:
     return (name if len(name) <= SHORT else name[: SHORT - 1] + "…").replace("$", r"\$")
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The bytes of its picture."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks

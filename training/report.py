@@ -3,13 +3,13 @@
 import base64
 import html
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training import evaluate, plots
+from training import evaluate, figures, plots
 from training.run import Result
 
 WORST = 24
@@ -19,18 +19,23 @@ STYLE = Path(__file__).with_name("report.css")
 
 def write(folder: Path, result: Result, metrics: Mapping[str, Any]) -> None:
     """Draw the plots into the folder, and write report.html with the same plots inside it."""
-    figures = _figures(folder, result)
+    drawn = figures.draw(folder, result, WORST)
+    shown = {name: _picture(*pngs, figures.TITLES[name]) for name, pngs in drawn.items()}
     sections = [
         _head(result, metrics),
-        _section("How it learned", f'<div class="pair">{figures["loss"]}{figures["accuracy"]}</div>'),
-        _section("Where it goes wrong", f'<div class="pair">{figures["confusion"]}{_pairs(result)}</div>'),
+        _section("How it learned", f'<div class="pair">{shown["loss"]}{shown["accuracy"]}</div>'),
+        _section("Where it goes wrong", f'<div class="pair">{shown["confusion"]}{_pairs(result)}</div>'),
         _section("Its surest mistakes", _mistakes(result)),
         _section("Class by class", _classes(result)),
-        _section("The network", _layers(result.model)),
+        _section(
+            "Whether it knows how sure to be", f'<div class="pair">{shown["reliability"]}{_calibration(result)}</div>'
+        ),
+        _section("Whether it knows what it does not know", _strangeness(result, shown.get("strangeness", ""))),
+        _section("The network", shown.get("weights", "") + _layers(result.model)),
         _section("The recipe", _recipe(folder, metrics)),
         _section("The surroundings", _facts(_environment(folder))),
     ]
-    title = html.escape(f"{metrics['model']} {result.test['accuracy']:.2%}")
+    title = html.escape(f"{metrics['model']} {result.assessment.test['accuracy']:.2%}")
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -44,13 +49,14 @@ def write(folder: Path, result: Result, metrics: Mapping[str, Any]) -> None:
 
 
 def _head(result: Result, metrics: Mapping[str, Any]) -> str:
-    test = result.test
+    test = result.assessment.test
     low, high = test["accuracy_interval"]
     data = metrics["data"]
     tiles = [
         (f"{test['accuracy']:.2%}", f"test accuracy; {low:.1%} to {high:.1%} with 95 % confidence"),
         (f"{test['errors']:,}", f"wrong of {test['rows']:,} test rows"),
         (f"{test['log_loss']:.3f}", "log loss (0 is perfect)"),
+        (f"{test['ece']:.2%}", "calibration error: sure against right"),
         (f"{result.model.count_params():,}", "parameters"),
         (f"{result.seconds['fit']:,.1f} s", f"of training, {len(result.history['loss'])} epochs"),
     ]
@@ -68,42 +74,13 @@ def _target(result: Result) -> str:
     target = result.arguments.target
     if target is None:
         return ""
-    reached = result.test["accuracy"] >= target
+    reached = result.assessment.test["accuracy"] >= target
     words = "reached" if reached else "MISSED"
     return f'<p class="{"good" if reached else "bad"}">Target {target:.2%} {words}.</p>'
 
 
-def _figures(folder: Path, result: Result) -> dict[str, str]:
-    kept = int(np.argmin(result.history["val_loss"])) + 1
-    matrix = np.array(result.test["confusion"])
-    names = result.dataset.labels
-    drawn = {
-        "loss": _both(lambda theme: plots.curve(result.history, "loss", kept, theme)),
-        "accuracy": _both(lambda theme: plots.curve(result.history, "accuracy", kept, theme)),
-        "confusion": _both(lambda theme: plots.confusion(matrix, names, theme)),
-    }
-    files = {"loss": "curve_loss.png", "accuracy": "curve_accuracy.png", "confusion": "confusion_matrix.png"}
-    for name, (light, _) in drawn.items():
-        (folder / files[name]).write_bytes(light)
-    if not result.dataset.is_table and result.test["errors"]:
-        (folder / "mistakes.png").write_bytes(_mistakes_picture(result))
-    words = {"loss": "Loss by epoch", "accuracy": "Accuracy by epoch", "confusion": "Confusion matrix"}
-    return {name: _picture(light, dark, words[name]) for name, (light, dark) in drawn.items()}
-
-
-def _both(draw: Callable[[plots.Theme], bytes]) -> tuple[bytes, bytes]:
-    return draw(plots.LIGHT), draw(plots.DARK)
-
-
-def _mistakes_picture(result: Result) -> bytes:
-    worst = evaluate.worst_mistakes(result.answers, result.dataset.test.labels, WORST)
-    names = result.dataset.labels
-    cases = [(names[true], names[said], sure) for _, true, said, sure in worst]
-    return plots.mistakes(result.dataset.test.inputs[[row for row, *_ in worst]], cases, plots.LIGHT)
-
-
 def _pairs(result: Result) -> str:
-    matrix = np.array(result.test["confusion"])
+    matrix = np.array(result.assessment.test["confusion"])
     np.fill_diagonal(matrix, 0)
     names = result.dataset.labels
     places = [
@@ -116,7 +93,7 @@ def _pairs(result: Result) -> str:
 
 
 def _mistakes(result: Result) -> str:
-    worst = evaluate.worst_mistakes(result.answers, result.dataset.test.labels, WORST)
+    worst = evaluate.worst_mistakes(result.assessment.answers, result.dataset.test.labels, WORST)
     if not worst:
         return "<p>None: every test row is right.</p>"
     if result.dataset.is_table:
@@ -143,16 +120,49 @@ def _mistaken_rows(result: Result, worst: Sequence[tuple[int, int, int, float]])
 
 def _classes(result: Result) -> str:
     rows = [
-        (each["label"], *(f"{each[what]:.1%}" for what in ("precision", "recall", "f1")), f"{each['support']:,}")
-        for each in result.test["per_class"]
+        (each["label"], *(_with_ends(each, what) for what in ("precision", "recall", "f1")), f"{each['support']:,}")
+        for each in result.assessment.test["per_class"]
     ]
-    macro = result.test["macro"]
+    macro = result.assessment.test["macro"]
     total = (
         "average",
         *(f"{macro[what]:.1%}" for what in ("precision", "recall", "f1")),
-        f"{result.test['rows']:,}",
+        f"{result.assessment.test['rows']:,}",
     )
-    return _table(("class", "precision", "recall", "F1", "rows"), [*rows, total], numbers=4, style="total")
+    words = (
+        "<p>Under each figure where it lies with 95 % confidence, by drawing the test rows again a thousand times.</p>"
+    )
+    return words + _table(("class", "precision", "recall", "F1", "rows"), [*rows, total], numbers=4, style="total")
+
+
+def _with_ends(each: Mapping[str, Any], what: str) -> str:
+    low, high = each["intervals"][what]
+    return f"{each[what]:.1%}\n{low * 100:.1f}-{high * 100:.1f}"
+
+
+def _calibration(result: Result) -> str:
+    found, test = result.assessment.calibration, result.assessment.test
+    low, high = test["intervals"]["ece"]
+    words = f"as it is: {found['reason']}" if not found["fitted"] else f"{found['temperature']:.3f}"
+    rows = [
+        ("temperature", words),
+        ("calibration error before", f"{found.get('ece_before', test['ece']):.2%}"),
+        ("calibration error after", f"{test['ece']:.2%}"),
+        ("of other test rows, perhaps", f"{low:.2%} to {high:.2%}"),
+        ("mean squared error", f"{test['mse']:.4f}"),
+        *((f"right within {k}", f"{share:.2%}") for k, share in test["top_k"].items()),
+    ]
+    return _table(None, rows, numbers=0, style="facts")
+
+
+def _strangeness(result: Result, picture: str) -> str:
+    found = result.assessment.strangeness
+    if found["threshold"] is None:
+        return f"<p>It has no score of strangeness: {html.escape(found['reason'])}.</p>"
+    kinds = [(kind, f"{each['refused']:.1%}", f"{each['auroc']:.4f}") for kind, each in found["strange"].items()]
+    usual = ("the test part", f"{1 - found['accepted']['test']:.1%}", "")
+    table = _table(("inputs", "refused", "AUROC"), [usual, *kinds], numbers=2)
+    return f'<div class="pair">{picture}<div><p>By the {html.escape(found["method"])}.</p>{table}</div></div>'
 
 
 def _layers(model: Any) -> str:
@@ -197,13 +207,18 @@ def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str]], numbers: i
         first = len(cells) - numbers
         figure = ' class="n"'
         return "".join(
-            f"<{tag}{figure if place >= first else ''}>{html.escape(str(cell))}</{tag}>"
-            for place, cell in enumerate(cells)
+            f"<{tag}{figure if place >= first else ''}>{_lines(str(cell))}</{tag}>" for place, cell in enumerate(cells)
         )
 
     top = f"<thead><tr>{line(head, 'th')}</tr></thead>" if head else ""
     body = "".join(f"<tr>{line(cells, 'td')}</tr>" for cells in rows)
     return f'<div class="scroll"><table class="{style}">{top}<tbody>{body}</tbody></table></div>'
+
+
+def _lines(cell: str) -> str:
+    """A cell's text; what stands behind a line break is small."""
+    first, _, rest = cell.partition("\n")
+    return html.escape(first) + (f"<small>{html.escape(rest)}</small>" if rest else "")
 
 
 def _picture(light: bytes, dark: bytes, words: str) -> str:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training import arguments as flags
+from training.assess import Assessment
 from training.data import Dataset, Part
 
 SCHEMA = 1
@@ -45,7 +45,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Result:
-    """All that a training script knows at its end. `answers` are the test part's probabilities [N,C]."""
+    """All that a training script knows at its end."""
 
     recipe: str
     script: Path
@@ -53,9 +53,7 @@ class Result:
     dataset: Dataset
     model: Any
     history: Mapping[str, Sequence[float]]
-    validation: dict[str, Any]
-    test: dict[str, Any]
-    answers: NDArray[np.float64]
+    assessment: Assessment
     seconds: Mapping[str, float]
 
 
@@ -74,6 +72,8 @@ def write(folder: Path, result: Result) -> dict[str, Any]:
     rows = np.linspace(0, len(dataset.validation) - 1, min(SAMPLES, len(dataset.validation))).astype(np.int64)
     _write_part(folder / "samples.npz", dataset.validation.take(rows))
     _write_part(folder / "test.npz", dataset.test)
+    if result.assessment.detector is not None:
+        result.assessment.detector.save(folder / "ood.npz")
     _write_history(folder / "history.csv", result.history)
     shutil.copyfile(result.script, folder / "recipe.py")
     environment = describe_environment(result)
@@ -87,7 +87,9 @@ def write(folder: Path, result: Result) -> dict[str, Any]:
         "labels": list(dataset.labels),
         "input": dataset.input,
         "data": {"name": dataset.name, "sha256": dataset.sha256, "sizes": dataset.sizes},
-        "metrics": {"validation": result.validation, "test": result.test},
+        "metrics": {"validation": result.assessment.validation, "test": result.assessment.test},
+        "calibration": result.assessment.calibration,
+        "out_of_distribution": result.assessment.strangeness,
         "seconds": dict(result.seconds),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": environment["git_commit"],
@@ -113,7 +115,7 @@ def describe_environment(result: Result) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
         "seed": result.arguments.seed,
         "command": flags.command(result.recipe, flags.as_json(result.arguments)),
         "executable": Path(sys.executable).name,
@@ -123,7 +125,8 @@ def describe_environment(result: Result) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What is installed of that which decides how a network is trained."""
     found = {}
     for package in PACKAGES:
         try:

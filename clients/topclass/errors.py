@@ -87,7 +87,8 @@ def error_from_rpc(error: grpc.RpcError, address: str, timeout: float) -> Topcla
     if isinstance(fault, InvalidInput):
         fault.row = _whole_number(trailers.get("topclass-row"))
     if isinstance(fault, Overloaded):
-        milliseconds = _whole_number(trailers.get("grpc-retry-pushback-ms"))
+        pushback = trailers.get("grpc-retry-pushback-ms") or trailers.get("topclass-retry-pushback-ms")
+        milliseconds = _whole_number(pushback)
         fault.retry_after = None if milliseconds is None else milliseconds / 1000
     return fault
 

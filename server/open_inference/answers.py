@@ -6,51 +6,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server import wire
-from server.errors import InvalidInput, Unsupported
+from server import predictions, wire
+from server.errors import InvalidInput
 from server.lanes import Answer
-from server.open_inference import parameters
+from server.open_inference import parameters, shared_memory
+from server.open_inference.shared_memory import Place, Regions
 from server.open_inference.stubs import grpc_service_pb2 as pb
-from server.open_inference.tensors import SHARED_MEMORY
 from server.versions import Served
 
 OUTPUT = "probabilities"
+_FLOAT = 4  # bytes
 MOST_TEXTS = 1_000_000  # classes as text in one answer: a second of work, and more than anybody reads
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a request wants of its answer. classes: 0 for probabilities, else how many classes as text."""
+    """What a request wants of its answer.
+
+    classes: 0 for probabilities, else how many classes as text. place: where in shared memory; None: in the reply.
+    """
 
     id: str
     classes: int
     typed: bool
+    place: Place | None
 
     def texts(self, rows: int) -> int:
         """How many classes are written as text."""
         return rows * self.classes
 
 
-def wanted(request: pb.ModelInferRequest, served: Served) -> Wanted:
-    """What the request asks for; InvalidInput where the model does not give that."""
+def wanted(request: pb.ModelInferRequest, served: Served, regions: Regions | None) -> Wanted:
+    """What the request asks for; InvalidInput where the model does not give that. regions: see tensors.rows."""
     if len(request.outputs) > 1:
         raise InvalidInput(f"the request asks for {len(request.outputs)} outputs; the model gives one, {OUTPUT!r}")
-    classes = 0
+    classes, place = 0, None
     for output in request.outputs:
         if output.name != OUTPUT:
             raise InvalidInput(f"the request asks for output {output.name[:64]!r}; the model gives one, {OUTPUT!r}")
-        if SHARED_MEMORY in output.parameters:
-            raise Unsupported("this server has no shared memory: take the tensor from the reply")
+        place = shared_memory.place(output.parameters, regions)
         if "classification" in output.parameters:
             classes = parameters.whole(output.parameters, "classification")
             if classes < 1:
                 raise InvalidInput(f"the parameter 'classification' is {classes}; it must be 1 or more classes")
-    typed = parameters.flag(request.parameters, "typed_output")
-    return Wanted(request.id, min(classes, served.model.classes), typed)
+    typed = parameters.flag(request.parameters, "typed_output") and not place
+    return Wanted(request.id, min(classes, served.model.classes), typed, place)
 
 
-def check(want: Wanted, rows: int) -> None:
-    """InvalidInput where an answer of so many rows would be more text than the server writes."""
+def check(want: Wanted, rows: int, served: Served) -> None:
+    """InvalidInput where an answer of so many rows is more text than the server writes, or than its place can hold."""
+    if want.place and not want.classes:
+        shared_memory.fits(want.place, rows * served.model.classes * _FLOAT)
     if want.texts(rows) > MOST_TEXTS:
         raise InvalidInput(
             f"the request asks for {want.classes} classes of {rows} rows as text; the most is {MOST_TEXTS} in all: ask "
@@ -58,15 +64,35 @@ def check(want: Wanted, rows: int) -> None:
         )
 
 
+async def put_away(response: pb.ModelInferResponse, want: Wanted, regions: Regions | None) -> None:
+    """Moves the answer to where in shared memory it is wanted, if it is; its entry among the raw ones stays, empty.
+
+    Triton keeps that entry too, and its C++ client crashes without it.
+    """
+    if not want.place or not regions:
+        return
+    [output] = response.outputs
+    [data] = response.raw_output_contents
+    await regions.write(want.place, data)
+    response.raw_output_contents[:] = [b""]
+    output.parameters[shared_memory.REGION].string_param = want.place.region.name
+    output.parameters[shared_memory.SIZE].int64_param = len(data)
+    if want.place.offset:
+        output.parameters[shared_memory.OFFSET].int64_param = want.place.offset
+
+
 def write(answer: Answer, want: Wanted, served: Served) -> pb.ModelInferResponse:
     """The answer; InvalidInput names a row that has no finite probabilities."""
-    wire.winners(answer.rows)
+    probabilities, scores = predictions.split(answer.rows, served.model.classes)
+    predictions.winners(probabilities)
     response = pb.ModelInferResponse(model_name=served.name, model_version=str(served.version), id=want.id)
     _say_where_from(response, answer, served)
+    if scores is not None and served.model.ood_threshold is not None:
+        _say_how_strange(response, scores, served.model.ood_threshold)
     if want.classes:
-        _put_texts(response, _texts(answer.rows, want.classes, served.model.labels), want)
+        _put_texts(response, _texts(probabilities, want.classes, served.model.labels), want)
     else:
-        _put_probabilities(response, answer.rows, want)
+        _put_probabilities(response, probabilities, want)
     return response
 
 
@@ -76,6 +102,14 @@ def _say_where_from(response: pb.ModelInferResponse, answer: Answer, served: Ser
     response.parameters["queue_us"].int64_param = round(answer.queue_seconds * 1e6)
     response.parameters["compute_us"].int64_param = round(answer.compute_seconds * 1e6)
     response.parameters["batch_rows"].int64_param = answer.batch_rows
+
+
+def _say_how_strange(response: pb.ModelInferResponse, scores: np.ndarray, threshold: float) -> None:
+    """The rows' scores and verdicts, as text with commas: parameters hold no lists, and JSON no NaN."""
+    strange = predictions.out_of_distribution(scores, threshold)
+    response.parameters["ood_score"].string_param = ",".join([f"{score:.6g}" for score in scores.tolist()])
+    response.parameters["out_of_distribution"].string_param = ",".join(["01"[each] for each in strange.tolist()])
+    response.parameters["ood_threshold"].double_param = threshold
 
 
 def _put_probabilities(response: pb.ModelInferResponse, rows: np.ndarray, want: Wanted) -> None:

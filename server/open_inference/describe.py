@@ -18,7 +18,7 @@ _TYPES = {"UINT8": pb.TYPE_UINT8, "FP32": pb.TYPE_FP32}
 _INT32 = (1 << 31) - 1
 
 
-def metadata(served: Served, versions: Sequence[int]) -> pb.ModelMetadataResponse:
+def metadata(served: Served, versions: Sequence[int], settings: Config) -> pb.ModelMetadataResponse:
     """What a version takes and gives; its shapes have the batch dimension."""
     spec, tensor = served.model.input, pb.ModelMetadataResponse.TensorMetadata
     return pb.ModelMetadataResponse(
@@ -27,13 +27,13 @@ def metadata(served: Served, versions: Sequence[int]) -> pb.ModelMetadataRespons
         platform=PLATFORM,
         inputs=[tensor(name=spec.name, datatype=datatype(spec.dtype), shape=[-1, *spec.row])],
         outputs=[tensor(name=OUTPUT, datatype="FP32", shape=[-1, served.model.classes])],
+        properties=_kept(served) if settings.metadata_properties else {},
     )
 
 
 def config(served: Served, settings: Config) -> pb.ModelConfig:
     """How a version is served; its shapes have no batch dimension."""
     spec, model = served.model.input, served.model
-    kept = {"labels": json.dumps(model.labels), "sha256": model.sha256, "provider": model.provider}
     return pb.ModelConfig(
         name=served.name,
         platform=PLATFORM,
@@ -43,12 +43,12 @@ def config(served: Served, settings: Config) -> pb.ModelConfig:
         output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[model.classes])],
         default_model_filename="model.onnx",
         dynamic_batching=_batching(settings),
-        parameters={name: pb.ModelParameter(string_value=text) for name, text in kept.items()},
+        parameters={name: pb.ModelParameter(string_value=text) for name, text in _kept(served).items()},
     )
 
 
 def statistics(served: Served) -> pb.ModelStatistics:
-    """What became of a version's requests. Decoding and encoding are not measured: their time is 0."""
+    """What became of a version's requests and batches. What it takes of memory is not said: nobody measures that."""
     counts = served.statistics
     done, batches = counts.requests, counts.batches
     return pb.ModelStatistics(
@@ -61,11 +61,20 @@ def statistics(served: Served) -> pb.ModelStatistics:
             success=_duration(done, counts.seconds),
             fail=_duration(counts.failures, counts.failure_seconds),
             queue=_duration(done, counts.queue_seconds),
-            compute_input=_duration(done, 0),
+            compute_input=_duration(counts.moves, counts.input_seconds),
             compute_infer=_duration(done, counts.compute_seconds),
-            compute_output=_duration(done, 0),
+            compute_output=_duration(counts.moves, counts.output_seconds),
         ),
+        batch_stats=[
+            pb.InferBatchStatistics(batch_size=size, compute_infer=_duration(*found)) for size, found in counts.sizes()
+        ],
     )
+
+
+def _kept(served: Served) -> dict[str, str]:
+    """What else there is to know of a version."""
+    model = served.model
+    return {"labels": json.dumps(model.labels), "sha256": model.sha256, "provider": model.provider}
 
 
 def index(entry: Entry) -> pb.RepositoryIndexResponse.ModelIndex:

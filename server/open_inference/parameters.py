@@ -34,6 +34,16 @@ def flag(parameters: Parameters, name: str) -> bool:
     return parameters[name].bool_param
 
 
+def text(parameters: Parameters, name: str) -> str:
+    """A text, empty where it is not given; InvalidInput where it is something else."""
+    if name not in parameters:
+        return ""
+    kind = parameters[name].WhichOneof("parameter_choice")
+    if kind != "string_param":
+        raise InvalidInput(f"the parameter {name!r} is a {kind or 'value of no kind'}; it must be a string_param")
+    return parameters[name].string_param
+
+
 def priority(parameters: Parameters) -> int:
     """The lane's priority, 0 first. The protocol counts from 1, and 0 is the default, which is 1."""
     given = whole(parameters, "priority")

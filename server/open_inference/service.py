@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import topclass
 from server import checks
 from server.config import Config
-from server.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from server.errors import Unavailable, UnknownModel, Unsupported
 from server.interceptor import Call, Unary, told
+from server.lanes import Answer
+from server.metrics import Metrics
 from server.open_inference import answers, describe, parameters, tensors
+from server.open_inference.memory import MemoryService
 from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.plain import Plain, shape_of
 from server.protobuf import delimited
 from server.repository import Repository, Served, State
 from server.service import STREAM_WINDOW, parse
@@ -20,10 +24,10 @@ from server.service import STREAM_WINDOW, parse
 EXTENSIONS = ("classification", "schedule_policy", "model_configuration", "parameters", "statistics")
 CONTROL = ("model_repository", "model_repository(unload_dependents)")  # nothing here depends on another model
 ABSENT = (
-    "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister",
     "CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister",
     "TraceSetting", "LogSettings",
 )  # fmt: skip
+MEMORY = "system_shared_memory"
 _MANY_TEXTS = 10_000  # classes as text that take so long to write that others should go between
 _FINAL = "triton_enable_empty_final_response"
 
@@ -33,8 +37,11 @@ class OpenInferenceService:
 
     NAME = "inference.GRPCInferenceService"
 
-    def __init__(self, repository: Repository, config: Config, is_ready: Callable[[], bool]):
-        self._repository, self._config, self._is_ready = repository, config, is_ready
+    def __init__(
+        self, repository: Repository, config: Config, is_ready: Callable[[], bool], metrics: Metrics | None = None
+    ):
+        self._repository, self._config, self._is_ready, self._metrics = repository, config, is_ready, metrics
+        self.memory = MemoryService(config)
 
     def unary(self) -> dict[str, Unary]:
         """The methods of one request and one reply, but the two that load and unload."""
@@ -48,6 +55,7 @@ class OpenInferenceService:
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
+            **self.memory.unary(),
             **dict.fromkeys(ABSENT, self.absent),
         }
 
@@ -74,6 +82,8 @@ class OpenInferenceService:
         """See the proto. Only what works here is listed."""
         parse(pb.ServerMetadataRequest, message)
         extensions = EXTENSIONS + (CONTROL if self._config.allow_control else ())
+        extensions += (MEMORY,) if self._config.shared_memory else ()
+        extensions += ("binary_tensor_data",) if self._config.http_port >= 0 else ()
         response = pb.ServerMetadataResponse(name="topclass", version=topclass.__version__, extensions=extensions)
         return response.SerializeToString()
 
@@ -82,7 +92,7 @@ class OpenInferenceService:
         request = parse(pb.ModelMetadataRequest, message)
         served = self._find(request.name, request.version)
         versions = [other.version for other in self._repository.ready() if other.name == served.name]
-        return describe.metadata(served, versions).SerializeToString()
+        return describe.metadata(served, versions, self._config).SerializeToString()
 
     async def model_config(self, message: bytes, _call: Call) -> bytes:
         """See the proto."""
@@ -131,11 +141,37 @@ class OpenInferenceService:
 
     async def absent(self, _message: bytes, call: Call) -> bytes:
         """What the field's servers have and this one has not."""
-        raise Unsupported(f"this server has no {call.method}, nor anything of shared memory, trace or log settings")
+        method = call.method.rpartition("/")[2]
+        raise Unsupported(f"this server has no {method}, nor anything of GPUs' memory, trace or log settings")
 
     async def model_infer(self, message: bytes, call: Call) -> bytes:
         """See the proto."""
-        return (await self._infer(*tensors.read_request(message), call)).SerializeToString()
+        return (await self.infer(*tensors.read_request(message), call)).SerializeToString()
+
+    async def infer(
+        self, request: pb.ModelInferRequest, given: Sequence[tensors.Given], call: Call
+    ) -> pb.ModelInferResponse:
+        """The answer, whatever transport brought the request. given: see tensors.rows."""
+        served = self._find(request.model_name, request.model_version)
+        call.model, call.version = served.name, str(served.version)
+        regions, started = self.memory.regions, time.perf_counter()
+        want = answers.wanted(request, served, regions)
+        priority = parameters.priority(request.parameters)
+        deadline = min(call.deadline, parameters.deadline(request.parameters))
+        rows = await tensors.rows(request, given, served.model.input, self._config, regions)
+        del given  # the lists of a JSON document take many times the memory of the array
+        served.model.check(rows)
+        answers.check(want, len(rows), served)
+        queued = time.perf_counter()
+        answer = await served.submit(rows, deadline, priority, call.trace)
+        computed = time.perf_counter()
+        if want.texts(len(rows)) > _MANY_TEXTS:
+            response = await asyncio.to_thread(answers.write, answer, want, served)
+        else:
+            response = answers.write(answer, want, served)
+        await answers.put_away(response, want, regions)
+        served.statistics.moved(queued - started, time.perf_counter() - computed)
+        return response
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """See the proto. Several are in progress at once; when the caller leaves, what is unfinished is dropped."""
@@ -163,35 +199,56 @@ class OpenInferenceService:
             while not pending.empty():  # so that the reader's last word has room
                 pending.get_nowait()
 
-    async def _stream_reply(self, message: bytes, call: Call) -> bytes:
+    async def _stream_reply(self, message: bytes, stream: Call) -> bytes:
+        call, started, code = stream.message(), time.perf_counter(), "CANCELLED"
         reply = pb.ModelStreamInferResponse()
         try:
             request, raw = tensors.read_request(message)
             reply.infer_response.id = request.id
-            response = await self._infer(request, raw, call)
+            response = await self.infer(request, raw, call)
+            code = "OK"
             if parameters.flag(request.parameters, _FINAL):
                 response.parameters["triton_final_response"].bool_param = True
             return delimited(2, response.SerializeToString())
         except Exception as error:
-            reply.error_message = str(told(error, call))
+            fault = told(error, call)
+            code, reply.error_message = fault.code.name, str(fault)
+        finally:
+            if self._metrics:
+                self._metrics.request(call.method, call.model, call.version, code, started)
+            call.end(code)
         return reply.SerializeToString()
 
-    async def _infer(self, request: pb.ModelInferRequest, raw: list[memoryview], call: Call) -> pb.ModelInferResponse:
-        served = self._find(request.model_name, request.model_version)
-        want = answers.wanted(request, served)
-        priority = parameters.priority(request.parameters)
-        deadline = min(call.deadline, parameters.deadline(request.parameters))
-        rows = await tensors.rows(request, raw, served.model.input, self._config)
-        served.model.check(rows)
-        answers.check(want, len(rows))
-        answer = await served.submit(rows, deadline, priority)
-        if want.texts(len(rows)) > _MANY_TEXTS:
-            return await asyncio.to_thread(answers.write, answer, want, served)
-        return answers.write(answer, want, served)
-
     def _find(self, name: str, version: str) -> Served:
-        if not re.fullmatch(r"([1-9][0-9]{0,18})?", version):
-            raise InvalidInput(
-                f"the version is {version[:64]!r}; it must be a whole number from 1, or empty for the one that answers"
-            )
-        return self._repository.find(name, int(version or 0))
+        return find(self._repository, name, version)
+
+
+def plain(message: bytes) -> Plain | None:
+    """A ModelInferRequest as a plain one; see `server/plain.py`."""
+    found = tensors.find_raw(message)
+    if found is None:
+        return None
+    request, start, stop = found
+    if len(request.inputs) != 1 or len(request.outputs) > 1 or request.parameters:
+        return None
+    [tensor] = request.inputs
+    dtype = tensors.DATATYPES.get(tensor.datatype)
+    shape = shape_of(tensor.shape, dtype, stop - start) if dtype else None
+    if dtype is None or shape is None or any(output.parameters for output in request.outputs):
+        return None
+
+    def look(repository: Repository) -> Served:
+        served = find(repository, request.model_name, request.model_version)
+        answers.wanted(request, served, None)
+        return served
+
+    def write(several: Sequence[Answer], served: Served) -> list[bytes]:
+        want = answers.wanted(request, served, None)
+        return [answers.write(answer, want, served).SerializeToString() for answer in several]
+
+    return Plain(start, stop, dtype, shape, look, write, tensor.name)
+
+
+def find(repository: Repository, name: str, version: str) -> Served:
+    """The version that a request names; InvalidInput, UnknownModel or Unavailable, with the words, where none is."""
+    return repository.find(name, checks.version(version))

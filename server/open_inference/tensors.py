@@ -1,26 +1,30 @@
-"""A ModelInferRequest's one input as an array, raw or typed. Arrays and messages only; computes nothing."""
+"""A ModelInferRequest's one input as an array: raw, typed, or of JSON. Arrays and messages only; computes nothing."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from server import checks
 from server.config import Config
-from server.errors import InvalidInput, Unsupported
+from server.errors import InvalidInput
 from server.model import InputSpec
+from server.open_inference import elements, shared_memory
+from server.open_inference.shared_memory import Regions
 from server.open_inference.stubs import grpc_service_pb2 as pb
 from server.protobuf import BYTES, fields
 from server.service import parse
 from server.wire import LARGE
 
 DATATYPES: dict[str, np.dtype] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(np.float32).newbyteorder("<")}
-CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
-SHARED_MEMORY = "shared_memory_region"
+# What an input's data came in beside the message: bytes, or the lists of a JSON document.
+Given = memoryview | list[Any]
 _MOST_FIELDS, _MOST_BESIDE = 1000, 1 << 20  # of a large request: fields, and bytes that are no elements
+_FEW = 64  # fields of a plain request
 _INPUTS, _CONTENTS, _RAW_INPUT_CONTENTS = 5, 5, 7
-_STEP = 1 << 16  # typed elements that are read at once; more are read in a thread, which lets others go between
 
 
 def read_request(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]]:
@@ -36,6 +40,20 @@ def read_request(message: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]
     except ValueError as error:
         raise InvalidInput(f"the message is not a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from error
     return parse(pb.ModelInferRequest, rest), raw
+
+
+def find_raw(message: bytes) -> tuple[pb.ModelInferRequest, int, int] | None:
+    """A request without its one raw input, and where that is; None for a message of any other form."""
+    try:
+        found = [f for f in fields(message, most=_FEW) if f.number == _RAW_INPUT_CONTENTS]
+        if len(found) != 1 or found[0].kind != BYTES:
+            return None
+        request = pb.ModelInferRequest.FromString(message[: found[0].start] + message[found[0].stop :])
+    except (ValueError, DecodeError):
+        return None
+    if any(tensor.contents.ByteSize() or tensor.parameters for tensor in request.inputs):
+        return None
+    return request, found[0].content, found[0].stop
 
 
 def _split(message: bytes) -> tuple[bytes, list[memoryview]]:
@@ -66,25 +84,43 @@ def datatype(dtype: np.dtype) -> str:
     return next(name for name, known in DATATYPES.items() if known == dtype)
 
 
-async def rows(request: pb.ModelInferRequest, raw: list[memoryview], spec: InputSpec, config: Config) -> np.ndarray:
-    """The batch [n, …], not yet compared with what the model takes; InvalidInput where the request is not whole."""
+async def rows(
+    request: pb.ModelInferRequest, given: Sequence[Given], spec: InputSpec, config: Config, regions: Regions | None
+) -> np.ndarray:
+    """The batch [n, …], not yet compared with what the model takes; InvalidInput where the request is not whole.
+
+    given: what came beside the message for each of its inputs, in their order; empty where they are in it, or in
+    shared memory. regions: what is registered there; None: this server has no shared memory.
+    """
     tensor = _only_input(request, spec)
-    if SHARED_MEMORY in tensor.parameters:
-        raise Unsupported("this server has no shared memory: send the tensor itself")
+    place = shared_memory.place(tensor.parameters, regions)
     typed = bool(tensor.contents.ByteSize())
-    if typed and raw:
+    if place and (typed or given):
+        raise InvalidInput(
+            "the input lies in shared memory, and the request holds elements too; it may lie in one place"
+        )
+    if typed and given:
         raise InvalidInput("the request holds both raw_input_contents and typed contents; it may hold one of them")
     if tensor.datatype not in DATATYPES:
         raise InvalidInput(f"the input is {tensor.datatype[:64]!r}; the model takes {datatype(spec.dtype)}: {spec}")
-    shape, dtype = list(tensor.shape), DATATYPES[tensor.datatype]
-    if typed:
-        array = (await _typed(tensor, dtype, checks.elements(shape))).reshape(shape)
-    elif len(raw) > 1:
-        raise InvalidInput(f"the request has 1 input and {len(raw)} raw_input_contents; it must have one of each")
+    if len(given) > 1:
+        raise InvalidInput(f"the request has 1 input and {len(given)} raw_input_contents; it must have one of each")
+    if place and regions:
+        checks.fits(place.size, DATATYPES[tensor.datatype], tensor.shape)  # before anything is copied
+        array = await _array(tensor, memoryview(await regions.read(place)))
     else:
-        array = checks.shaped(raw[0] if raw else b"", dtype, shape)
+        array = await _array(tensor, given[0] if given else memoryview(b""))
     checks.count(config, len(array))
     return array
+
+
+async def _array(tensor: pb.ModelInferRequest.InferInputTensor, given: Given) -> np.ndarray:
+    dtype, shape = DATATYPES[tensor.datatype], list(tensor.shape)
+    if tensor.contents.ByteSize():
+        return await elements.typed(tensor, dtype)
+    if isinstance(given, list) and given:
+        return await elements.listed(given, dtype, shape)
+    return checks.shaped(given if isinstance(given, memoryview) else b"", dtype, shape)
 
 
 def _only_input(request: pb.ModelInferRequest, spec: InputSpec) -> pb.ModelInferRequest.InferInputTensor:
@@ -95,24 +131,3 @@ def _only_input(request: pb.ModelInferRequest, spec: InputSpec) -> pb.ModelInfer
     if tensor.name != spec.name:
         raise InvalidInput(f"the request has an input {tensor.name[:64]!r}; {takes}")
     return tensor
-
-
-async def _typed(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype, wanted: int) -> np.ndarray:
-    """The elements of typed contents, flat."""
-    right = CONTENTS[tensor.datatype]
-    if wrong := [field.name for field, _ in tensor.contents.ListFields() if field.name != right]:
-        raise InvalidInput(f"the input is {tensor.datatype}, whose contents are {right}; the request holds {wrong[0]}")
-    values = getattr(tensor.contents, right)
-    if len(values) != wanted:
-        raise InvalidInput(
-            f"the tensor holds {len(values)} values; {dtype.name} of shape {list(tensor.shape)} takes {wanted}"
-        )
-    wide = np.dtype(np.uint32) if dtype == np.uint8 else dtype
-
-    def read() -> np.ndarray:
-        return np.concatenate([np.array(values[at : at + _STEP], wide) for at in range(0, len(values), _STEP)])
-
-    array = read() if len(values) <= _STEP else await asyncio.to_thread(read)
-    if dtype == np.uint8 and array.max() > 255:
-        raise InvalidInput(f"the tensor holds {array.max()}; uint8 goes from 0 to 255")
-    return array.astype(dtype, copy=False)

@@ -57,7 +57,7 @@ def test_as_the_server(mode: str, kind: str, orientation: int) -> None:
     for size in ((28, 28), (41, 19), (1, 1)):
         data = encoded(mode, kind, orientation, size)
         for row in ROWS:
-            theirs = images.decode([data], InputSpec("image", "uint8", (None, *row)), LIMITS)[0]
+            theirs = images.decode([data], InputSpec("image", np.dtype(np.uint8), row), LIMITS)[0]
             np.testing.assert_array_equal(pictures.decode(data, row), theirs)
         assert pictures.server_reads(data)
 
@@ -68,7 +68,7 @@ def test_no_pictures(data: bytes) -> None:
     with pytest.raises(pictures.BadPicture, match=r"is empty|cannot be decoded"):
         pictures.decode(data, (28, 28))
     with pytest.raises(images.InvalidInput):
-        images.decode([data], InputSpec("image", "uint8", (None, 28, 28)), LIMITS)
+        images.decode([data], InputSpec("image", np.dtype(np.uint8), (28, 28)), LIMITS)
 
 
 def drawn(dark_on_white: bool) -> np.ndarray:

@@ -285,10 +285,63 @@ def test_no_classifier(keras: Any) -> None:
             keras.Sequential([keras.Input((None, None, 3)), layers.GlobalMaxPooling2D(), layers.Dense(2)]),
             "of fixed size",
         ),
-        (keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="sigmoid")]), "3 values of sigmoid"),
-        (keras.Sequential([keras.Input((4,)), layers.Dense(1, activation="tanh")]), "expected a sigmoid or a logit"),
+        (keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="tanh")]), "3 values of tanh"),
+        (
+            keras.Sequential([keras.Input((4,)), layers.Dense(1, activation="tanh")]),
+            "expected a sigmoid, a logit or a step",
+        ),
         (keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.ReLU()]), "an unknown kind"),
     ]
     for model, words in cases:
         with pytest.raises(NotAClassifierError, match=words):
             convert(model, "table", make_inputs((4,)))
+
+
+def test_sigmoids_are_given_as_they_are(keras: Any) -> None:
+    """A sigmoid for each class stays what it is: nothing is appended, and a row need not add up to 1."""
+    from export.convert import convert, reference
+    from export.head import Head
+
+    layers = keras.layers
+    model = shake(keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="sigmoid")]))
+    inputs = make_inputs((4,))
+    conversion = convert(model, "table", inputs)
+    assert conversion.head is Head.SIGMOIDS
+    assert operators(conversion) == {"Gemm": 1, "Sigmoid": 1}
+    rows = [Row(f"sample {i}", each) for i, each in enumerate(inputs)]
+    expected = reference(model, conversion.head, inputs)
+    assert np.array_equal(expected, np.asarray(model(inputs, training=False)))
+    assert np.abs(expected.sum(axis=1) - 1).max() > 0.1
+    assert compare(conversion.model.SerializeToString(), rows, expected)["max_abs_difference"] <= 1e-6
+
+
+def test_a_step_gives_two_columns(keras: Any) -> None:
+    """ReLU of the sign is 1 above 0, and 0 at 0 and below; the graph gives both sides of it by our own converter."""
+    from export.convert import convert
+    from export.head import Head
+    from export.verify import open_session, run
+
+    given = keras.Input((2,))
+    model = keras.Model(given, keras.layers.ReLU()(keras.ops.sign(keras.layers.Dense(1)(given))))
+    model.set_weights([np.array([[2.0], [1.0]]), np.array([-2.0])])
+    rows = np.array([[0, 0], [1, 0], [1, 1], [0, 2.5]], np.float32)
+    conversion = convert(model, "table", rows)
+    assert (conversion.head, conversion.converter) == (Head.STEP, "topclass")
+    answers = run(open_session(conversion.model.SerializeToString()), rows)
+    assert answers.tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+
+
+def test_a_relu_of_something_else_is_no_step(keras: Any) -> None:
+    """A lone ReLU, one with a slope behind a sign, and a sign alone are refused: they are no probabilities."""
+    from export.convert import convert
+    from export.errors import NotAClassifierError
+
+    given = keras.Input((2,))
+    neuron = keras.layers.Dense(1)(given)
+    for output in (
+        keras.layers.ReLU()(neuron),
+        keras.layers.ReLU(negative_slope=0.1)(keras.ops.sign(neuron)),
+        keras.ops.sign(neuron),
+    ):
+        with pytest.raises(NotAClassifierError, match="a sigmoid, a logit or a step"):
+            convert(keras.Model(given, output), "table", make_inputs((2,)))

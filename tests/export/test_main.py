@@ -57,7 +57,16 @@ def test_export_publishes(run_folder: Path, tmp_path: Path) -> None:
             "arguments",
             "metrics",
         ),
-        *("calibration", "out_of_distribution", "certificate", "golden", "versions", "git_commit", "created"),
+        *(
+            "calibration",
+            "out_of_distribution",
+            "reference",
+            "certificate",
+            "golden",
+            "versions",
+            "git_commit",
+            "created",
+        ),
     }
     assert card["input"] == {"name": "image", "kind": "image", "dtype": "uint8", "shape": [None, 8, 8], "channels": 1}
     assert card["labels"] == [f"class {i}" for i in range(5)]

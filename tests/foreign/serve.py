@@ -1,6 +1,7 @@
-"""Serves `pets` on a free port while a command runs: python -m tests.foreign.serve -- COMMAND …; its status is ours.
+"""Serves small models while a command runs: python -m tests.foreign.serve -- COMMAND …; its status is ours.
 
-The command finds the address in TOPCLASS_SERVER. It may have another environment than the server.
+The command finds the addresses in TOPCLASS_SERVER (gRPC) and TOPCLASS_HTTP. Its environment may be another than the
+server's.
 """
 
 from __future__ import annotations
@@ -24,24 +25,28 @@ def main(command: list[str]) -> int:
         repository, ready = Path(folder, "models"), Path(folder, "ready")
         repository.mkdir()
         models.put(repository, "pets", 1, models.with_card(models.classifier()))
-        flags = ["--models", str(repository), "--grpc-port", "0", "--ready-file", str(ready), "--allow-control"]
-        server = subprocess.Popen([sys.executable, "-m", "server", *flags])
+        models.put(repository, "photos", 1, models.with_card(models.classifier((8, 6, 3)), golden=None))
+        models.put(repository, "digits-mlp", 1, models.classifier((28, 28), classes=10))
+        (repository / "digits-mlp" / "aliases.json").write_text('{"champion": 1}')
+        flags = ["--models", str(repository), "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready)]
+        server = subprocess.Popen([sys.executable, "-m", "server", *flags, "--allow-control", "--shared-memory"])
         try:
-            address = _address(server, ready)
-            return subprocess.run(command, env=os.environ | {"TOPCLASS_SERVER": address}, check=False).returncode
+            where = _addresses(server, ready)
+            environment = os.environ | {"TOPCLASS_SERVER": where["grpc"], "TOPCLASS_HTTP": where["http"]}
+            return subprocess.run(command, env=environment, check=False).returncode
         finally:
             server.terminate()
             server.wait(60)
 
 
-def _address(server: subprocess.Popen[bytes], ready: Path) -> str:
+def _addresses(server: subprocess.Popen[bytes], ready: Path) -> dict[str, str]:
     stop = time.monotonic() + SECONDS
     while not ready.exists():
         if server.poll() is not None or time.monotonic() > stop:
             raise SystemExit("the server did not start")
         time.sleep(0.05)
-    address: str = json.loads(ready.read_text())["grpc"]
-    return address
+    found: dict[str, str] = json.loads(ready.read_text())
+    return found
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, transport: str) -> Iterator[Start]:
     """A function that runs `python -m server` with flags; every process is ended after the test."""
     running: list[subprocess.Popen[str]] = []
 
     def run(*flags: str, **environment: str) -> subprocess.Popen[str]:
         ports = ["--grpc-port", "0", "--http-port", "0"]
+        ports += ["--transport", transport]
         command = [sys.executable, "-m", "server", *ports, "--ready-file", str(tmp_path / "ready"), *flags]
         running.append(
             subprocess.Popen(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests import models
 from tests.conftest import LiveServer
+from tests.server.test_neighbours import PUSHBACK
 from tests.server.test_predict import encoded, pictures, tensor
 from topclass.v1 import inference_pb2 as pb
 
@@ -201,7 +202,9 @@ def test_a_message_over_the_limit_is_refused(repository, serve: Callable[..., Li
     assert "2000" in error.details()
 
 
-def test_more_bytes_of_pictures_than_the_queue_holds_are_refused(repository, serve: Callable[..., LiveServer]) -> None:
+def test_more_bytes_of_pictures_than_the_queue_holds_are_refused(
+    repository, serve: Callable[..., LiveServer], transport: str
+) -> None:
     """RESOURCE_EXHAUSTED with a pushback at the first byte over the limit; at the limit they are decoded."""
     file = encoded(GOOD[0])
     server = serve(models=repository, max_queue_bytes=2 * len(file))
@@ -210,7 +213,7 @@ def test_more_bytes_of_pictures_than_the_queue_holds_are_refused(repository, ser
     error = refused(server, pb.PredictRequest(images=pb.EncodedImages(images=[file, file + b"x"])))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "bytes of pictures wait to be decoded" in error.details()
-    assert ("grpc-retry-pushback-ms", "100") in error.trailing_metadata()
+    assert (PUSHBACK[transport], "100") in error.trailing_metadata()
 
 
 @pytest.mark.parametrize("method", ["Predict", "GetModel", "ListModels"])

@@ -65,6 +65,18 @@ HOSTILE = {
     "golden answers of NaN": changed("golden", "probabilities", to=[[float("nan")] * 3] * 2),
     "golden answers beyond float32": changed("golden", "probabilities", to=[[1e300, 0, 0]] * 2),
     "golden answers beyond float": changed("golden", "probabilities", to=[[10**400, 0, 0]] * 2),
+    "a threshold of words": changed("out_of_distribution", to={"threshold": "high"}),
+    "a threshold of NaN": changed("out_of_distribution", to={"threshold": float("nan")}),
+    "a threshold that is true": changed("out_of_distribution", to={"threshold": True}),
+    "a threshold beyond float": changed("out_of_distribution", to={"threshold": 10**400}),
+    "no threshold": changed("out_of_distribution", to={}),
+    "a threshold without golden scores": changed("out_of_distribution", to={"threshold": 1.0}),
+    "golden scores of NaN": json.dumps(
+        GOOD | {"out_of_distribution": {"threshold": 1}, "golden": GOOD["golden"] | {"ood_scores": [0, float("nan")]}}
+    ),
+    "golden scores that are too few": json.dumps(
+        GOOD | {"out_of_distribution": {"threshold": 1}, "golden": GOOD["golden"] | {"ood_scores": [0]}}
+    ),
     "ragged golden answers": changed("golden", "probabilities", to=[[1], [0, 1]]),
     "golden answers that are words": changed("golden", "probabilities", to=[["a", "b", "c"]] * 2),
 }
@@ -93,7 +105,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(["schema", "labels", "certificate", "golden"]), JSON, st.data())
+@given(st.sampled_from(["schema", "labels", "certificate", "golden", "out_of_distribution"]), JSON, st.data())
 def test_a_card_with_anything_in_it_is_read_or_refused(key: str, value: Any, data: st.DataObject) -> None:
     """Any JSON in the place of any entry that the server reads: a Card or ModelRefused."""
     inside = [(key, inner) for inner in GOOD["golden"]] if key == "golden" else []

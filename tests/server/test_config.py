@@ -44,6 +44,10 @@ WRONG = {
     "a switch": (["--reflection", "perhaps"], "--reflection is 'perhaps'; it must be true or false"),
     "a level": (["--log-level", "loud"], "log_level is 'loud'; it must be debug"),
     "control of several processes": (["--processes", "2", "--allow-control"], "allow_control goes with processes = 1"),
+    "shared memory of several processes": (
+        ["--processes", "2", "--shared-memory"],
+        "shared_memory goes with processes = 1",
+    ),
     "a queue that is too small": (["--max-queue-rows", "5"], "the largest request could never be queued"),
     "a file that is not there": (["--config", "nowhere.toml"], "cannot read the config file nowhere.toml"),
 }

@@ -59,10 +59,10 @@ def test_a_path_that_is_not_there_is_told_so_as_json(repository: Path, serve: Se
     at = f"http://{where(serve(models=repository, http_port=0))}"
     status, body = get(f"{at}/nowhere")
     assert status == 404
-    assert json.loads(body) == {"error": "no '/nowhere' here; there are /metrics, /livez and /readyz"}
+    assert json.loads(body) == {"error": "no '/nowhere' here; GET /docs or /openapi.json lists what there is"}
     status, body = get(f"{at}/metrics", method="DELETE")
     assert status == 405
-    assert json.loads(body) == {"error": "DELETE is not possible here; GET is"}
+    assert json.loads(body) == {"error": "DELETE is not possible here; GET, HEAD is"}
     assert get(f"{at}/metrics")[0] == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.metrics import names
 from tests import models
 from tests.conftest import LiveServer
 from tests.server.conftest import Start
@@ -24,6 +26,7 @@ from topclass.v1 import inference_pb2 as pb
 from topclass.v1 import inference_pb2_grpc
 
 Serve = Callable[..., LiveServer]
+REFERENCE = {"predicted": [1, 2, 3], "confidence": [2, 4], "confidence_bounds": [0.5]}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -47,7 +50,8 @@ class Scraped:
 
     def requests(self, code: str, method: str = "Predict", model: str = "pets", version: str = "1") -> float | None:
         """How many requests ended so."""
-        return self.of("requests_total", method=method, model=model, version=version, code=code)
+        protocol, name = names(method)
+        return self.of("requests_total", protocol=protocol, method=name, model=model, version=version, code=code)
 
 
 def scrape(server: LiveServer) -> Scraped:
@@ -84,7 +88,7 @@ def test_requests_are_counted_by_method_model_version_and_code(watched: LiveServ
     assert told.requests("INVALID_ARGUMENT") == 1
     assert told.requests("OK", "GetModel") == 1
     assert told.requests("OK", "ListModels", "", "") == 1
-    assert told.of("request_seconds_count", method="Predict", model="pets") == 3
+    assert told.of("request_seconds_count", protocol="grpc", method="Predict", model="pets") == 3
 
 
 def test_rows_batches_and_times_are_those_of_what_was_computed(watched: LiveServer) -> None:
@@ -159,6 +163,86 @@ def test_each_message_of_a_stream_is_a_request(watched: LiveServer) -> None:
     assert sum(value for (name, _), value in told.samples.items() if name == "topclass_requests_total") == 3
 
 
+def test_the_same_question_over_each_protocol_is_in_its_own_series(watched: LiveServer) -> None:
+    """gRPC's own, the field's over gRPC and HTTP, and pictures over HTTP are told apart, in bounded words."""
+    watched.stub.Predict(pb.PredictRequest(tensor=tensor(pictures(1))))
+    infer = b"\x0a\x04nope"  # model_name
+    method = watched.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    assert ended(lambda: method(infer)) == "NOT_FOUND"
+    assert watched.app.gateway
+    for path in ("/v2/models/nope/infer", "/v1/models/nope:classify"):
+        request = urllib.request.Request(f"http://{watched.app.gateway.address()}{path}", b"{}", method="POST")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=10)
+    told = scrape(watched)
+    seen = {
+        (dict(labels)["protocol"], dict(labels)["method"])
+        for name, labels in told.samples
+        if name == "topclass_requests_total"
+    }
+    assert seen == {("grpc", "Predict"), ("v2_grpc", "ModelInfer"), ("v2_http", "ModelInfer"), ("http", "Classify")}
+
+
+def test_messages_of_the_fields_stream_are_requests_too(watched: LiveServer) -> None:
+    """ModelStreamInfer answers a wrong message with an error in the stream; it is counted as what it is."""
+    method = watched.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    assert len(list(method(iter([b"\x0a\x04nope"] * 3)))) == 3
+    until(lambda: not watched.app.calls.in_progress)
+    assert scrape(watched).requests("NOT_FOUND", "ModelStreamInfer", "", "") == 3
+
+
+def test_calls_that_are_refused_before_their_handler_are_counted(
+    repository: Path, serve: Serve, tmp_path: Path
+) -> None:
+    """Those without a token, under the method where it is one of ours, and those over max_calls."""
+    (tmp_path / "tokens").write_text("secret")
+    server = serve(models=repository, http_port=0, workers=1, max_calls=2, token_file=tmp_path / "tokens")
+    for _ in range(3):
+        assert ended(lambda: server.stub.ListModels(pb.ListModelsRequest())) == "UNAUTHENTICATED"
+    for n in range(4):
+        assert ended(lambda n=n: server.channel.unary_unary(f"/made/Up{n}")(b"")) == "UNAUTHENTICATED"
+    token = (("authorization", "Bearer secret"),)
+    hold = Hold(server)
+    request = pb.PredictRequest(tensor=tensor(pictures(1)))
+    calls = [server.stub.Predict.future(request, metadata=token) for _ in range(2)]
+    until(lambda: server.app.calls.in_progress == 2)
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError) as caught:
+            server.stub.Predict(request, metadata=token)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "2 calls are in progress, the most that this server takes; try again"
+    hold.go.set()
+    assert all(len(call.result(10).predictions) == 1 for call in calls)
+    until(lambda: not server.app.calls.in_progress)
+    assert server.app.gateway
+    http = f"http://{server.app.gateway.address()}"
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{http}/v2/models/pets", timeout=10)
+    text = server.app.metrics.exposition("")[0].decode()
+    told = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"}
+
+    def count(protocol: str, method: str, code: str) -> float:
+        labels = f'code="{code}",method="{method}",model="",protocol="{protocol}",version=""'
+        return told.get(f"topclass_requests_total{{{labels}}}", 0)
+
+    assert count("grpc", "ListModels", "UNAUTHENTICATED") == 3
+    assert count("v2_grpc", "", "UNAUTHENTICATED") == 4
+    assert count("grpc", "Predict", "RESOURCE_EXHAUSTED") == 2
+    assert count("v2_http", "", "UNAUTHENTICATED") == 1
+
+
+def test_which_file_answers_and_what_computes_it_is_told(repository: Path, watched: LiveServer) -> None:
+    """provider and sha256 are those that answers name; of a version that is gone there is nothing."""
+    [served] = watched.app.repository.ready()
+    at = {"model": "pets", "version": "1", "provider": served.model.provider, "sha256": served.model.sha256}
+    assert scrape(watched).of("model_info", **at) == 1
+    models.put(repository, "pets", 2, models.classifier(seed=2))
+    watched.refresh()
+    shutil.rmtree(repository / "pets" / "1")
+    watched.refresh()
+    assert scrape(watched).of("model_info", **at) is None
+
+
 def test_names_that_callers_make_up_are_no_labels(watched: LiveServer) -> None:
     """A thousand unknown models, versions and aliases are all in one series, of no model."""
     series = len(scrape(watched).samples)
@@ -225,8 +309,10 @@ def test_metrics_say_what_runs_where(watched: LiveServer) -> None:
 def test_two_processes_count_together_and_a_death_takes_no_count_along(
     repository: Path, tmp_path: Path, start: Start
 ) -> None:
-    """Whichever process is asked tells the sum of both; one that is killed leaves its counts, and what it was doing
-    goes; at the end no file is left."""
+    """Whichever process is asked tells the sum of both; one that is killed leaves what it had told, and what it was
+    doing goes; at the end no file is left."""
+    shutil.rmtree(repository / "pets")
+    models.put(repository, "pets", 1, models.with_card(models.classifier(), reference=REFERENCE))
     process = start("--models", str(repository), *TWO, "--log-level", "debug", TMPDIR=str(tmp_path))
     log, where = Log(process), address(tmp_path)
     http = json.loads((tmp_path / "ready").read_text())["http"]
@@ -236,6 +322,7 @@ def test_two_processes_count_together_and_a_death_takes_no_count_along(
             inference_pb2_grpc.InferenceServiceStub(channel).Predict(pb.PredictRequest(tensor=tensor(pictures(2))))
         calls += 1
         assert calls < 200
+    until(lambda: Scraped(http).requests("OK") == calls)  # the others count at least every second
     for _ in range(8):  # the kernel chooses who is asked
         told = Scraped(http)
         assert told.requests("OK") == calls
@@ -243,11 +330,15 @@ def test_two_processes_count_together_and_a_death_takes_no_count_along(
         assert told.of("batch_rows_count", model="pets") == calls
         assert told.of("model_ready", model="pets", version="1") == 1
         assert told.of("workers") == 2
+        said = [told.of("predicted_rows_total", model="pets", version="1", **{"class": c}) for c in models.LABELS]
+        assert sum(value or 0 for value in said) == 2 * calls
+        assert told.of("drift_rows", model="pets", version="1") == 2 * calls
     os.kill(children[0], 9)
     log.ready(3)
     told = Scraped(http)
     assert told.requests("OK") == calls
     assert told.of("workers") == 2
+    assert (told.of("drift_rows", model="pets", version="1") or 0) < 2 * calls  # what it was doing goes
     process.terminate()
     assert process.wait(30) == 0
     assert not any(map(alive, children))

@@ -14,10 +14,10 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pool
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from onnx import TensorProto
 
 from server.open_inference.stubs import grpc_service_pb2 as pb
+from server.statistics import MOST_SIZES, Statistics
 from tests import models
 from tests.conftest import LiveServer
 from tests.server.open_inference import call, infer, number, output, params, probabilities, refused, stream, texts
@@ -115,7 +115,9 @@ def test_priority_one_and_none_go_before_ten(server: LiveServer) -> None:
     """The protocol's 1 and 0 are the lane's first level, its 10 the last."""
     [served] = server.app.repository.ready()
     seen, submit = [], served.lane.submit
-    served.lane.submit = lambda rows, deadline, priority: seen.append(priority) or submit(rows, deadline, priority)
+    served.lane.submit = lambda rows, deadline, priority, *more: (
+        seen.append(priority) or submit(rows, deadline, priority, *more)
+    )
     for value in (0, 1, 2, 10):
         call(server, "ModelInfer", infer(ROWS, parameters={"priority": number(value)}))
     assert seen == [0, 0, 1, 9]
@@ -133,7 +135,7 @@ def test_a_timeout_ends_the_waiting(repository: Path, serve: Callable[..., LiveS
         free.wait(30)
         return compute(rows)
 
-    served.lane.compute = slow
+    served.lane.compute, served.lane.seconds = slow, None
     first = threading.Thread(target=call, args=(server, "ModelInfer", infer(ROWS)))
     first.start()
     busy.wait(30)
@@ -294,8 +296,43 @@ def test_statistics_grow_with_every_request_of_either_protocol(server: LiveServe
     for duration in (stats.success, stats.queue, stats.compute_input, stats.compute_infer, stats.compute_output):
         assert duration.count == 4
     assert stats.success.ns >= stats.compute_infer.ns > 0
+    assert min(stats.compute_input.ns, stats.compute_output.ns) > 0
     assert after.last_inference > 1_600_000_000_000
     assert statistics(server, "pets", "1")[("pets", "1")].inference_count == 8
+
+
+def test_statistics_tell_of_each_size_of_batch(server: LiveServer) -> None:
+    """How many batches of so many rows were computed, and how long they took, the smallest first."""
+    for count in (5, 1, 5):
+        call(server, "ModelInfer", infer(pictures(count)))
+    found = statistics(server)["pets", "1"]
+    assert [(batch.batch_size, batch.compute_infer.count) for batch in found.batch_stats] == [(1, 1), (5, 2)]
+    assert min(batch.compute_infer.ns for batch in found.batch_stats) > 0
+    assert sum(batch.compute_infer.count for batch in found.batch_stats) == found.execution_count
+
+
+def test_statistics_tell_only_so_many_sizes_apart() -> None:
+    """Beyond the most, batches of new sizes are counted together with all, and those of known sizes still each."""
+    counts = Statistics()
+    compute = counts.counted(lambda rows: rows)
+    for size in (*range(1, MOST_SIZES + 10), 1):
+        compute(np.empty((size, 0), np.float32))
+    assert counts.batches == MOST_SIZES + 10
+    assert [size for size, _ in counts.sizes()] == list(range(1, MOST_SIZES + 1))
+    assert counts.sizes()[0][1][0] == 2
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_properties_are_given_where_they_are_wanted(
+    repository: Path, serve: Callable[..., LiveServer], given: bool
+) -> None:
+    """Field 6 is empty unless --metadata-properties; ModelConfig.parameters say the same in any case."""
+    server = serve(models=repository, metadata_properties=given)
+    metadata = call(server, "ModelMetadata", pb.ModelMetadataRequest(name="pets"))
+    config = call(server, "ModelConfig", pb.ModelConfigRequest(name="pets")).config
+    kept = {name: value.string_value for name, value in config.parameters.items()}
+    assert kept.keys() == {"labels", "sha256", "provider"}
+    assert dict(metadata.properties) == (kept if given else {})
 
 
 QUESTIONS = {
@@ -373,17 +410,3 @@ def test_the_stubs_stay_out_of_the_pool_that_clients_share() -> None:
     assert pb.DESCRIPTOR.pool is not descriptor_pool.Default()
     with pytest.raises(KeyError):
         descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
-
-
-def test_reflection_shows_both_protocols(server: LiveServer) -> None:
-    """The services are listed, and the file of each is found, as grpcurl needs it."""
-    ask = reflection_pb2_grpc.ServerReflectionStub(server.channel).ServerReflectionInfo
-    names = ("inference.GRPCInferenceService", "topclass.v1.InferenceService", "grpc.health.v1.Health")
-    requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
-    requests += [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
-    listed, *files = ask(iter(requests))
-    assert set(names) <= {service.name for service in listed.list_services_response.service}
-    for name, reply in zip(names, files, strict=True):
-        assert any(
-            name.split(".")[-1].encode() in file for file in reply.file_descriptor_response.file_descriptor_proto
-        )

@@ -182,26 +182,13 @@ def test_damaged_requests_are_answered_or_refused_as_the_callers_mistake(server:
             assert call.code() in callers, call.details()
 
 
-ABSENT = (
-    "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "CudaSharedMemoryUnregister", "TraceSetting",
-    "LogSettings",
-)  # fmt: skip
+ABSENT = ("CudaSharedMemoryStatus", "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings")
 
 
 @pytest.mark.parametrize("method", ABSENT)
 def test_what_is_absent_says_so(server: LiveServer, method: str) -> None:
-    """Shared memory, trace and log settings are UNIMPLEMENTED, by name."""
+    """Memory of GPUs, trace and log settings are UNIMPLEMENTED, by name."""
     with pytest.raises(grpc.RpcError) as caught:
         server.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert f"this server has no {method}" in caught.value.details()
-
-
-def test_tensors_in_shared_memory_are_unimplemented(server: LiveServer) -> None:
-    """A region named for the input or the output is told that there is no shared memory."""
-    region = params(shared_memory_region="r")
-    inputs = [{"name": "image", "datatype": "UINT8", "shape": (2, 4, 4), "parameters": region}]
-    for request in (infer(ROWS, inputs=inputs, raw_input_contents=[]), infer(ROWS, outputs=[output(**region)])):
-        error = refused(server, "ModelInfer", request)
-        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert "no shared memory" in error.details()

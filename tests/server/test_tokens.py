@@ -92,6 +92,7 @@ METHODS = [
         for name in ("Predict", "PredictStream", "GetModel", "ListModels", "LoadModel", "UnloadModel")
     ),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/topclass.v1.InferenceService/Nothing",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +19,18 @@ from topclass.v1 import inference_pb2 as pb
 LABELS = st.lists(st.text(max_size=40), min_size=2, max_size=300)
 
 
-def by_library(writer_of: tuple[str, int, str, str, list[str]], answer: Answer, request: pb.PredictRequest):  # type: ignore[no-untyped-def]
+def by_library(writer_of: tuple[Any, ...], answer: Answer, request: pb.PredictRequest):  # type: ignore[no-untyped-def]
     """The same response, made field by field."""
-    model, version, sha256, provider, labels = writer_of
+    model, version, sha256, provider, labels, *threshold = writer_of
     response = pb.PredictResponse(model=model, version=version, model_sha256=sha256, provider=provider)
-    for row in answer.rows:
+    for whole in answer.rows:
+        row = whole[: len(labels)]
         best = int(row.argmax())
         prediction = response.predictions.add(top_class=best, label=labels[best], probability=row[best])
         if not request.omit_probabilities:
             prediction.probabilities.extend(row.tolist())
+        if threshold:
+            prediction.ood_score, prediction.out_of_distribution = whole[-1], whole[-1] > threshold[0]
         for index in np.argsort(-row, kind="stable")[: request.top_k]:
             prediction.top_k.add(class_index=int(index), label=labels[index], probability=row[index])
     response.timing.queue_us = round(answer.queue_seconds * 1e6)
@@ -38,15 +42,19 @@ def by_library(writer_of: tuple[str, int, str, str, list[str]], answer: Answer, 
 
 
 @settings(max_examples=200, deadline=None)
-@given(LABELS, st.integers(1, 50), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(0, 4))
+@given(LABELS, st.integers(1, 50), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(0, 4),
+       st.none() | st.floats(-2, 2, width=32))  # fmt: skip
 def test_a_response_is_what_the_library_would_have_written(
-    labels: list[str], rows: int, seed: int, omit: bool, include: bool, top_k: int
+    labels: list[str], rows: int, seed: int, omit: bool, include: bool, top_k: int, threshold: float | None
 ) -> None:
     """For any labels, of any length and alphabet, any number of classes and rows, and whatever is asked for."""
-    probabilities = np.random.default_rng(seed).dirichlet(np.full(len(labels), 0.3), rows).astype(np.float32)
-    answer = Answer(probabilities, seed / 1e6, 0.00125, seed % 2000)
+    random = np.random.default_rng(seed)
+    columns = random.dirichlet(np.full(len(labels), 0.3), rows).astype(np.float32)
+    if threshold is not None:
+        columns = np.concatenate([columns, random.normal(size=(rows, 1)).astype(np.float32)], axis=1)
+    answer = Answer(columns, seed / 1e6, 0.00125, seed % 2000)
     request = pb.PredictRequest(omit_probabilities=omit, include_labels=include, top_k=top_k)
-    model = ("größe", seed, "f" * 64, "CPUExecutionProvider", labels)
+    model = ("größe", seed, "f" * 64, "CPUExecutionProvider", labels, *([] if threshold is None else [threshold]))
     written = pb.PredictResponse.FromString(wire.ResponseWriter(*model).write(answer, request))
     assert written == by_library(model, answer, request)
 

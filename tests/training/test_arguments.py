@@ -1,18 +1,17 @@
 """The flags: what is settled by the data, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from training import arguments, mlp
+from training import arguments, knobs, mlp
+from training.networks import NAMES, find
 
-MEASURED = {"digits": arguments.Defaults(30, 32, 0.96), "": arguments.Defaults(20, 64)}
 
-
-def parsed(*words: str) -> dict[str, object]:
-    """The settled arguments of training.mlp for these words."""
-    flags = arguments.parser("training.mlp", "x", learning_rate=0.002, dropout=0.1)
-    return vars(arguments.parse(flags, "training.mlp", MEASURED, words))
+def parsed(*words: str, network: str = "mlp") -> dict[str, Any]:
+    """The settled arguments of a network for these words."""
+    return vars(arguments.parse(find(network), words))
 
 
 def test_defaults_come_from_the_data() -> None:
@@ -47,7 +46,7 @@ def test_the_data_folder_comes_from_the_environment(tmp_path: Path, monkeypatch:
 
 REFUSED = {
     "--epochs 0": "argument --epochs: '0' is not a whole number of at least 1",
-    "--batch-size many": "argument --batch-size: 'many' is not a whole number of at least 1",
+    "--batch-size many": "argument --batch-size: 'many' is not 'all' or a whole number of at least 1",
     "--learning-rate 0": "argument --learning-rate: '0' is not a number greater than 0",
     "--learning-rate nan": "argument --learning-rate: 'nan' is not a number greater than 0",
     "--dropout 1": "argument --dropout: '1' is not a number from 0 to less than 1",
@@ -57,7 +56,18 @@ REFUSED = {
     "--name a/b": "'a/b' (--name) is no model name: expected letters, digits",
     "--name .hidden": "'.hidden' (--name) is no model name",
     "--data x/my#cats.npz": "'my#cats-mlp' (from --data; give a --name) is no model name",
-    "--data mnits": "unknown dataset 'mnits': expected digits, mnist, fashion_mnist, cifar10, or the path of an .npz",
+    "--data=": "unknown dataset '': expected digits",
+    "--data mnits": "or the path of an .npz, a .csv or a folder; did you mean mnist?",
+    "--hidden 16,,3": "argument --hidden: '' is not a whole number of at least 1, in '16,,3'",
+    "--size 32": "argument --size: '32' is not HEIGHTxWIDTH in pixels, as in 32x32",
+    "--size 0x4": "'0x4' is not HEIGHTxWIDTH in pixels",
+    "--channels 2": "argument --channels: '2' is not one of 1, 3",
+    "--activation swish": "argument --activation: 'swish' is not one of sigmoid, tanh, relu, leaky_relu",
+    "--momentum 0.9": "--momentum is a part of sgd; give --optimizer sgd with it",
+    "--optimizer sgd --weight-decay 0.1": "--weight-decay is a part of adamw; give --optimizer adamw with it",
+    "--schedule steps --warmup 2": "--warmup goes before a cosine; --schedule is steps",
+    "--epochs 3 --warmup 3": "--warmup 3 leaves no epoch of 3 to learn in",
+    "--net two": "unrecognized arguments: --net two",
     "--data-dir nowhere": "argument --data-dir: 'nowhere' is no folder",
     "--epoch 3": "unrecognized arguments: --epoch 3",
 }
@@ -76,10 +86,60 @@ def test_a_wrong_flag_is_one_line(words: str, message: str, capsys: pytest.Captu
 
 
 def test_a_run_can_be_repeated_from_its_arguments() -> None:
-    """The command line made from settled arguments settles to the same arguments."""
-    flags = arguments.parser("training.mlp", "x", learning_rate=0.002, dropout=0.1)
-    first = arguments.parse(flags, "training.mlp", MEASURED, ["--data", "a b.npz", "--name", "ab", "--limit", "7"])
-    line = arguments.command("training.mlp", arguments.as_json(first))
-    assert line.startswith("python -m training.mlp --data 'a b.npz' --name ab --runs runs --epochs 20")
-    again = arguments.parse(flags, "training.mlp", MEASURED, ["--data", "a b.npz", *line.split("npz' ")[1].split()])
-    assert again == first
+    """The command line made from settled arguments settles to the same arguments, for every network."""
+    for name in NAMES:
+        own = ["--net", "three"] if name == "hand" else ["--data", "a b.npz", "--limit", "7"]
+        words = ["--name", "ab", *own]
+        first = parsed(*words, network=name)
+        settled = arguments.as_json(arguments.parse(find(name), words))
+        line = arguments.command(f"training.{name}", settled)
+        assert line.startswith(f"python -m training {name} ")
+        again = [f"--{key.replace('_', '-')}={value}" for key, value in settled.items() if value is not None]
+        assert parsed(*again, network=name) == first
+
+
+def test_what_changes_no_weight_is_not_written_down() -> None:
+    """Seeds, trackers and --fresh are how a run was made, not what it is."""
+    settled = arguments.as_json(arguments.parse(find("mlp"), ["--seeds", "3", "--tensorboard", "--mlflow", "--fresh"]))
+    assert {"seeds", "fresh", "tensorboard", "mlflow", "offered"} & set(settled) == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_one_line_for_each_flag_within_80_columns(name: str) -> None:
+    """Each flag stands on one line with its words, under the heading of its group, and no line is too long."""
+    recipe = find(name)
+    lines = arguments.parser(recipe).format_help().splitlines()
+    assert max(map(len, lines)) <= arguments.WIDTH
+    for knob in knobs.KNOBS:
+        of_it = [line for line in lines if line.startswith(f"  {knob.flag} ")]
+        assert len(of_it) == recipe.offers(knob)
+    described = [line for line in lines if line.startswith("  -")]
+    assert all("  " in line.strip() for line in described)
+    assert not [line for line in lines if line.startswith("     ")], "a description went on to a second line"
+    assert {f"{knobs.GROUPS[knob.group]}:" for knob in knobs.KNOBS if recipe.offers(knob)} <= set(lines)
+
+
+def test_a_loss_goes_with_the_output() -> None:
+    """Softmax brings the sparse categorical cross-entropy, sigmoid the binary one; a given one stays."""
+    assert parsed()["loss"] == "sparse_categorical_crossentropy"
+    assert parsed("--output", "sigmoid")["loss"] == "binary_crossentropy"
+    assert parsed("--output", "sigmoid", "--loss", "mse")["loss"] == "mse"
+
+
+def test_a_learning_rate_goes_with_the_optimizer() -> None:
+    """A rate measured with Adam is not taken over to SGD; a given one is taken with any."""
+    assert parsed()["learning_rate"] == 2e-3
+    assert parsed("--optimizer", "sgd")["learning_rate"] == knobs.OPTIMIZERS["sgd"]
+    assert parsed("--optimizer", "sgd", "--learning-rate", "3")["learning_rate"] == 3
+
+
+def test_any_other_network_has_no_known_accuracy() -> None:
+    """A flag that changes what is learnt drops the known target; one that does not, such as --seeds, keeps it."""
+    assert parsed("--hidden", "16,16")["target"] is None
+    assert parsed("--seeds", "3", "--seed", "4", "--fresh")["target"] == 0.96
+
+
+def test_faces_wants_a_folder() -> None:
+    """Without --data there is nothing to tell apart, and the line says what would do."""
+    with pytest.raises(SystemExit):
+        parsed(network="faces")

@@ -18,12 +18,13 @@ TINY = ("--limit", "200", "--epochs", "1")
 FILES = {
     *("model.keras", "samples.npz", "test.npz", "history.csv", "environment.json", "recipe.py", "metrics.json"),
     *("report.html", "curve_loss.png", "curve_accuracy.png", "confusion_matrix.png", "mistakes.png"),
+    *("reliability.png", "first_layer.png"),
 }
 
 
 def command(recipe: str, folder: Path, *flags: str) -> list[str]:
     """The command line of a recipe with its runs in this folder."""
-    return [sys.executable, "-m", recipe, "--runs", str(folder / "runs"), *flags]
+    return [sys.executable, "-m", recipe, *flags, "--runs", str(folder / "runs")]
 
 
 def run(recipe: str, folder: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -80,7 +81,7 @@ def test_the_run_folder_is_complete(tiny: subprocess.CompletedProcess[str]) -> N
     assert metrics["versions"]["keras"]
     with (folder / "history.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
-    assert (folder / "recipe.py").read_text() == (ROOT / "training/mlp.py").read_text()
+    assert (folder / "recipe.py").read_text() == (ROOT / "training/networks/mlp.py").read_text()
 
 
 @pytest.mark.tensorflow
@@ -182,7 +183,10 @@ def test_ctrl_c_leaves_no_complete_run(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert err.splitlines()[-1] == "stopped by Ctrl-C; the run is not complete: it has no metrics.json"
+    assert (
+        err.splitlines()[-1]
+        == "stopped by Ctrl-C; the run is not complete: the same command goes on from its last whole epoch"
+    )
     assert "Traceback" not in err
     assert list(tmp_path.rglob("runs/digits-mlp/*"))
     assert not list(tmp_path.rglob("metrics.json"))
@@ -213,35 +217,24 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("metrics.json"))
 
 
-@pytest.mark.parametrize("recipe", ["training.mlp", "training.cnn"])
-def test_help_explains_every_flag(recipe: str, tmp_path: Path) -> None:
-    """--help answers without TensorFlow, and has a line of words for each flag."""
-    done = run(recipe, tmp_path, "--help")
-    assert done.returncode == 0
-    shared = (
-        "data",
-        "data-dir",
-        "name",
-        "runs",
-        "epochs",
-        "batch-size",
-        "learning-rate",
-        "seed",
-        "dropout",
-        "patience",
-        "limit",
-        "target",
-    )
-    for flag in [*shared, *(["hidden"] if recipe == "training.mlp" else [])]:
-        assert f"--{flag} " in done.stdout
-    assert done.stderr == ""
+def test_help_and_the_list_need_no_tensorflow() -> None:
+    """--help of the old doors and of the new one, and the list of networks, answer without TensorFlow."""
+    for words in (["-m", "training.mlp", "--help"], ["-m", "training", "cnn", "--help"], ["-m", "training"]):
+        blocked = (
+            "import sys, runpy; sys.modules['tensorflow'] = sys.modules['keras'] = None; "
+            f"sys.argv = {['x', *words[2:]]!r}; runpy.run_module({words[1]!r}, run_name='__main__')"
+        )
+        done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "--seed" in done.stdout or "lenet" in done.stdout
 
 
-def test_the_package_lists_its_recipes() -> None:
-    """`python -m training` names both recipes."""
-    done = subprocess.run([sys.executable, "-m", "training"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "training.mlp" in done.stdout
-    assert "training.cnn" in done.stdout
+def test_an_unknown_network_is_one_line() -> None:
+    """`python -m training lenett` ends with status 2, names all there are, and guesses."""
+    done = subprocess.run([sys.executable, "-m", "training", "lenett"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.rstrip().endswith("did you mean lenet?")
 
 
 def test_broken_data_are_refused_at_once(tmp_path: Path) -> None:
@@ -252,7 +245,7 @@ def test_broken_data_are_refused_at_once(tmp_path: Path) -> None:
     np.savez(tiny_pictures, x=np.zeros((20, 4, 4), np.uint8), y=np.arange(20) % 2)
     cases = {
         str(tmp_path / "gone.npz"): f"error: {tmp_path / 'gone.npz'}: no such file\n",
-        str(table): "error: table is a table; the cnn expects pictures (python -m training.mlp takes tables)\n",
+        str(table): "error: table is a table; the cnn expects pictures (python -m training mlp takes tables)\n",
         str(tiny_pictures): "error: dots has pictures of 4x4; the cnn expects 8x8 or more\n",
     }
     for source, words in cases.items():
