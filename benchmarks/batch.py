@@ -1,8 +1,8 @@
 """`make bench-batch`: `topclass predict` on an .npy beside what the same server gives the load generator.
 
-Both send requests of the same shape, uint8 [1024, 28, 28], to one server of an MLP. The load generator sends one message
-again and again and looks at no answer; the command reads the file, and writes a CSV file with all probabilities. They
-take turns, in whole processes; a turn of the command counts from its first row to its last. The medians count.
+Both send requests of the same shape, uint8 [1024, 28, 28], to one server of an MLP. The load generator sends one
+message again and again and looks at no answer; the command reads the file, and writes a CSV file with all
+probabilities. They take turns, in whole processes; a turn of the command counts from its first row to its last. The medians count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import load
+from benchmarks import load, process
 from tests import models
 
 ROWS, CLASSES, HIDDEN, WINDOW = 1024, 10, 128, 16
@@ -58,7 +58,7 @@ def mlp() -> bytes:
     return models.model(nodes, constants, (28, 28), CLASSES).SerializeToString()
 
 
-def generator(server: load.Running, seconds: float) -> Turn:
+def generator(server: process.Running, seconds: float) -> Turn:
     """A turn of the load generator: WINDOW threads, each with a connection of its own."""
     message = load.request(np.random.default_rng(0).integers(0, 256, (ROWS, 28, 28), np.uint8))
     caller = load.Caller(server.address, message, seconds, WINDOW)
@@ -72,13 +72,13 @@ def generator(server: load.Running, seconds: float) -> Turn:
     return Turn(rows / took, 0, (server.cpu_seconds() - before) / rows * 1e6)
 
 
-def command(server: load.Running, folder: Path, rows: int) -> Turn:
+def command(server: process.Running, folder: Path, rows: int) -> Turn:
     """A turn of `topclass predict`."""
     line = [sys.executable, "-m", "topclass", "predict", "rows.npy", "-o", "out.csv", "--json", "--window", str(WINDOW)]
     before, used = server.cpu_seconds(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(load.ROOT / "clients"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(process.ROOT / "clients"), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
         [*line, "--batch-size", str(ROWS), "--server", server.address],
@@ -99,14 +99,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn of the load generator")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
-    busy = load.foreign_load()
+    busy = process.foreign_load()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models.put(folder / "models", "mlp", 1, mlp())
         rng = np.random.default_rng(0)
         np.save(folder / "rows.npy", rng.integers(0, 256, (chosen.rows, 28, 28), np.uint8))
         turns: list[tuple[Turn, Turn]] = []
-        with load.server(folder / "models") as server:
+        with process.server(folder / "models") as server:
             for _ in range(chosen.rounds):
                 turns.append((generator(server, chosen.seconds), command(server, folder, chosen.rows)))
                 time.sleep(0.2)
@@ -119,7 +119,7 @@ def main() -> int:
         print(f"  {title:<42} {rate:>9,.0f} {f'{caller:.2f}' if caller else '-':>18} {computed:>8.2f}")
     print(f"  rows/s {ratio:.2f} of the load generator's (at least {RATE_FLOOR:.2f})")
     print(f"  processor time {share:.2f} times the server's (at most {CPU_CEILING:.2f})")
-    print(f"{load.machine()}; {busy:.2f} processors busy with other things before")
+    print(f"{process.machine()}; {busy:.2f} processors busy with other things before")
     held = ratio >= RATE_FLOOR and share <= CPU_CEILING
     print("held" if held else "NOT held")
     return 0 if held else 1

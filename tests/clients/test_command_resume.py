@@ -249,7 +249,7 @@ def test_server_that_restarts(repository: Path, folder: Path) -> None:
 
 
 def test_model_that_changes(serve: Callable[..., Any], repository: Path, folder: Path) -> None:
-    """A model that went away is said and refused; with --allow-model-change another finishes, and the rows say which."""
+    """A model that went away is refused; with --allow-model-change another finishes, and the rows say which."""
     server = serve(models=repository, version_policy="latest:1")
     arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "2", "--server", server.address)
     with start(*arguments, cwd=folder) as command:

@@ -1,7 +1,8 @@
 """Where an unfinished table is kept, so that it can be stopped at any moment and goes on as if it had not been.
 
-Beside OUTPUT lies the folder .OUTPUT.topclass with the rows so far, and `state`, which says how many of their bytes count.
-`state` is replaced as a whole, after these bytes have reached the disk; what lies behind them is cut off and made again.
+Beside OUTPUT lies the folder .OUTPUT.topclass with the rows so far, and `state`, which says how many of their bytes
+count. `state` is replaced as a whole, after these bytes have reached the disk; what lies behind them is cut off and
+made again.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class Journal:
             if name != "model" and self.settings.get(name) != value:
                 was = json.dumps(self.settings.get(name))
                 raise Failed(
-                    f"the unfinished {self.output.name} was begun with another {name} ({was}, now {json.dumps(value)}); "
-                    "give the same again, or --restart to begin anew"
+                    f"the unfinished {self.output.name} was begun with another {name} ({was}, now "
+                    f"{json.dumps(value)}); give the same again, or --restart to begin anew"
                 )
         files.seek(0)
         with (self.folder / "files").open(encoding="utf-8") as before:

@@ -1,7 +1,7 @@
 """Float32 as decimal text, a whole column at once: python's own way takes longer than the server's computation.
 
-A column of cells is a uint8 matrix, a row for each cell, padded with zero bytes that are dropped in the end. Each number
-has 7, 8 or 9 digits, as few as give back the same float32, and no zeros at its end.
+A column of cells is a uint8 matrix, a row for each cell, padded with zero bytes that are dropped in the end. Each
+number has 7, 8 or 9 digits, as few as give back the same float32, and no zeros at its end.
 """
 
 from __future__ import annotations

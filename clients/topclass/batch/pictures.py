@@ -1,7 +1,7 @@
 """Picture files to arrays, as the server's own decoder does it; and dark ink on white paper turned over.
 
-The server decodes what it can; what it cannot (TIFF and others), and what is to be inverted, is decoded here, in threads.
-The rules are those of server/images.py, and a test holds the two equal.
+The server decodes what it can; what it cannot (TIFF and others), and what is to be inverted, is decoded here, in
+threads. The rules are those of server/images.py, and a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -197,5 +197,6 @@ def require_pillow() -> None:
         import PIL  # noqa: F401
     except ImportError:
         raise Failed(
-            "these pictures are decoded here, and that needs Pillow, which is not installed: pip install 'topclass[images]'"
+            "these pictures are decoded here, which needs Pillow, and that is not installed: "
+            "pip install 'topclass[images]'"
         ) from None

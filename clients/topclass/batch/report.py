@@ -102,9 +102,11 @@ def _percent(share: float) -> str:
 # --------------------------------------------------------------------------------------------------------------- page
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --soft: #64748b; --line: #dbe2ea; --bar: 37, 99, 235; --bad: 200, 60, 40 }
+:root { color-scheme: light dark; --ink: #1d2733; --soft: #64748b; --line: #dbe2ea; --bar: 37, 99, 235;
+  --bad: 200, 60, 40 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6ebf1; --soft: #94a3b8; --line: #334155; --bar: 96, 150, 255; --bad: 240, 110, 90 } body { background: #0f1722 } }
+  :root { --ink: #e6ebf1; --soft: #94a3b8; --line: #334155; --bar: 96, 150, 255; --bad: 240, 110, 90 }
+  body { background: #0f1722 } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .6rem }
 p, .soft { color: var(--soft) } code { font-size: .85em; overflow-wrap: anywhere }
@@ -115,6 +117,7 @@ p, .soft { color: var(--soft) } code { font-size: .85em; overflow-wrap: anywhere
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); font-weight: normal }
 th { color: var(--soft); font-size: .85rem } th:first-child, td:first-child { text-align: left }
+.matrix th:not(:first-child) { text-align: center }
 .matrix td { text-align: center; border: 1px solid var(--line); min-width: 2rem }
 .bars td:nth-child(2) { width: 26rem; text-align: left; padding: 0 .6rem } .bars i { display: block; height: .8rem }
 i { background: rgb(var(--bar)); border-radius: 2px; min-width: 1px }
@@ -141,7 +144,7 @@ def as_page(outcome: Outcome) -> str:
         parts += [_class_table(tally), _confusion(tally)]
     parts += [
         _bars("Answers", "class", list(zip(tally.labels, tally.predicted, strict=True))),
-        _bars("Probability of the top class", "from – to", _bins(tally)),
+        _bars("Probability of the top class", "from, to", _bins(tally)),
     ]
     title = f"{html.escape(outcome.model)} v{outcome.version}: {html.escape(outcome.output)}"
     return (
@@ -194,12 +197,13 @@ def _bars(title: str, name: str, rows: list[tuple[str, int]]) -> str:
     if len(rows) > 100:
         rows = sorted(rows, key=lambda row: -row[1])[:100]
         title += " (the 100 commonest)"
-    lines = "".join(
-        f'<tr><td>{html.escape(label)}<td>{f"""<i style="width: {100 * count / most:.1f}%"></i>""" if count else ""}<td>{count:,}'
-        for label, count in rows
-    )
+    lines = "".join(f"<tr><td>{html.escape(label)}<td>{_bar(count / most)}<td>{count:,}" for label, count in rows)
     return f'<h2>{title}</h2><table class="bars"><tr><th>{name}<th><th>rows{lines}</table>'
 
 
+def _bar(share: float) -> str:
+    return f'<i style="width: {100 * share:.1f}%"></i>' if share else ""
+
+
 def _bins(tally: Tally) -> list[tuple[str, int]]:
-    return [(f"{n / BINS:.2f} – {(n + 1) / BINS:.2f}", tally.confidence[n]) for n in range(BINS - 1, -1, -1)]
+    return [(f"{n / BINS:.2f} to {(n + 1) / BINS:.2f}", tally.confidence[n]) for n in range(BINS - 1, -1, -1)]

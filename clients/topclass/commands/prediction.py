@@ -285,8 +285,8 @@ def _answered(
             return jobs.run(job, out, told)
         except (ModelChanged, NotFound) as error:
             raise Failed(
-                f"{name} went away in the middle: {error}. A table comes from one model file only; have it served again "
-                "(or see --allow-model-change), and give the same command"
+                f"{name} went away in the middle: {error}. A table comes from one model file only; have it served "
+                "again (or see --allow-model-change), and give the same command"
             ) from None
 
 

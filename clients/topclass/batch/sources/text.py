@@ -41,9 +41,8 @@ def count(file: File, how: Reading) -> None:  # noqa: ARG001
 
 def chunks(file: File, how: Reading, skip: int) -> Generator[Chunk, None, int]:
     """The records behind the first `skip`; returns how many of these were not there."""
-    zipped = file.path.lower().endswith(".gz")
-    opened: Any = gzip.open(file.path) if zipped else Path(file.path).open("rb")
-    with opened as stream:
+    open_it: Callable[..., Any] = gzip.open if file.path.lower().endswith(".gz") else open
+    with open_it(file.path, "rb") as stream:
         kind = "csv" if ".csv" in file.path.lower()[-7:] else "jsonl"
         return (yield from from_stream(stream, file.path, kind, how, skip))
 
@@ -130,8 +129,8 @@ def _places(columns: dict[str, int], width: int, others: set[int | None], path: 
     wanted = math.prod(how.row)
     if len(places) != wanted:
         raise Failed(
-            f"{path} has {len(places):,} columns of inputs, and the model takes {wanted:,}. Name the column of labels with "
-            "--labels and that of names with --id; the columns of the model's features are found by their names"
+            f"{path} has {len(places):,} columns of inputs, and the model takes {wanted:,}. Name the column of labels "
+            "with --labels and that of names with --id; the model's features are found by their names"
         )
     return places
 
