@@ -2,7 +2,8 @@
 
 Both send requests of the same shape, uint8 [1024, 28, 28], to one server of an MLP. The load generator sends one
 message again and again and looks at no answer; the command reads the file, and writes a CSV file with all
-probabilities. They take turns, in whole processes; a turn of the command counts from its first row to its last. The medians count.
+probabilities. They take turns, in whole processes; a turn of the command
+counts from its first row to its last. The medians count.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import load, process
-from tests import models
+from benchmarks import load, networks, process
 
-ROWS, CLASSES, HIDDEN, WINDOW = 1024, 10, 128, 16
+ROWS, WINDOW = 1024, 16
 RATE_FLOOR = 0.80  # of the load generator's rows a second
 CPU_CEILING = 1.5  # times the server's processor time in the same turn
 
@@ -36,26 +35,6 @@ class Turn:
     rate: float
     caller: float
     server: float
-
-
-def mlp() -> bytes:
-    """784 → HIDDEN → 10, as training/mlp.py makes it by default, with random weights."""
-    random = np.random.default_rng(0)
-    constants = [
-        numpy_helper.from_array(random.normal(0, scale, shape).astype(np.float32), name)
-        for name, shape, scale in (("w0", (784, HIDDEN), 1 / 28), ("w1", (HIDDEN, CLASSES), HIDDEN**-0.5))
-    ]
-    constants.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"))
-    nodes = [
-        helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["cast", "scale"], ["scaled"]),
-        helper.make_node("Flatten", ["scaled"], ["x0"]),
-        helper.make_node("MatMul", ["x0", "w0"], ["y0"]),
-        helper.make_node("Relu", ["y0"], ["x1"]),
-        helper.make_node("MatMul", ["x1", "w1"], ["y1"]),
-        helper.make_node("Softmax", ["y1"], ["probabilities"], axis=1),
-    ]
-    return models.model(nodes, constants, (28, 28), CLASSES).SerializeToString()
 
 
 def generator(server: process.Running, seconds: float) -> Turn:
@@ -102,7 +81,8 @@ def main() -> int:
     busy = process.foreign_load()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models.put(folder / "models", "mlp", 1, mlp())
+        (folder / "models").mkdir()
+        networks.publish(folder / "models", "mlp", both=False)
         rng = np.random.default_rng(0)
         np.save(folder / "rows.npy", rng.integers(0, 256, (chosen.rows, 28, 28), np.uint8))
         turns: list[tuple[Turn, Turn]] = []

@@ -100,7 +100,7 @@ def _mantissa(
     """Nine digits, of which the first `digits`, or one or two more where they must, are not zero."""
     scale = _POWERS[digits - 1 - exponent]
     whole = np.rint(wide * scale)
-    mantissa = whole.astype(np.int64) * 10 ** (_DIGITS - digits)
+    mantissa: NDArray[np.int64] = whole.astype(np.int64) * 10 ** (_DIGITS - digits)
     if digits < _DIGITS:
         other = np.flatnonzero((whole / scale).astype(np.float32) != values)
         mantissa[other] = _mantissa(wide[other], values[other], exponent[other], digits + 1)
