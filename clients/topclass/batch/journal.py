@@ -168,7 +168,9 @@ class Journal:
         rows, errors, made = self.folder / "rows", self.folder / "errors", self.folder / "made"
         if errors.exists():
             if self.state.failed:
-                made.write_bytes(heading + errors.read_bytes())
+                with errors.open("rb") as listed, made.open("wb") as stream:
+                    stream.write(heading)
+                    shutil.copyfileobj(listed, stream)
                 _place(made, self.errors_file)
             else:
                 self.errors_file.unlink(missing_ok=True)
