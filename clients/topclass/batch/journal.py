@@ -21,7 +21,7 @@ from typing import IO, Any
 from topclass.batch import manifest
 from topclass.batch.failures import Failed
 
-_COST = 20  # at most a twentieth of the time goes into making sure
+_COST = 50  # at most a fiftieth of the time goes into making sure
 _SOONEST = 0.1  # seconds
 
 

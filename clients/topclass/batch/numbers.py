@@ -16,11 +16,14 @@ Cells: TypeAlias = NDArray[np.uint8]
 
 _ZERO, _POINT, _E, _MINUS = b"0.e-"
 _DIGITS = 9
-_WIDTH = 15  # 0.0000 and nine digits; 1.23456789e-12 has 14
+_WIDTH = 18  # 0.0000, and nine digits in twelve bytes; 1.23456789e-12 has fewer
 _FIXED = -5  # the smallest exponent that is written without e
 _POWERS = 10.0 ** np.arange(60)
-_WHOLE = np.array([f"{n:03}".encode() for n in range(1000)])[:, None].view(np.uint8)  # three digits at once
-_CUT = np.array([f"{n:03}".rstrip("0").encode().ljust(3, b"\0") for n in range(1000)], "S3")[:, None].view(np.uint8)
+_THREE = [f"{n:03}" for n in range(1000)]
+_WHOLE = np.array([text.encode() for text in _THREE], "S4").view(np.uint32)  # three digits at once
+_CUT = np.array([text.rstrip("0").encode() for text in _THREE], "S4").view(np.uint32)
+_HEAD = 6  # bytes of 0.0000
+_HEADS = np.array([b"0." + b"0" * zeros for zeros in range(5)], "S8").view(np.uint64)
 
 
 def text_cells(texts: Iterable[str]) -> Cells:
@@ -36,7 +39,8 @@ def table_cells(texts: Sequence[str], indices: NDArray[np.integer]) -> Cells:
 
 def counted_cells(first: int, count: int) -> Cells:
     """The numbers first, first + 1, …"""
-    return np.arange(first, first + count).astype(np.bytes_)[:, None].view(np.uint8)
+    digits = len(str(first + count))
+    return np.arange(first, first + count).astype(f"S{digits}")[:, None].view(np.uint8)
 
 
 def joined(cells: Sequence[Cells | bytes], count: int) -> bytes:
@@ -108,36 +112,27 @@ def _mantissa(
 
 
 def _digits(mantissa: NDArray[np.int64]) -> Cells:
-    """[N, 9]: the digits of each, zeros at the end left out."""
+    """[N, 12]: the nine digits of each, zeros at the end left out, in three groups with a zero byte behind each."""
     thousand = np.uint32(1000)
     above = (whole := mantissa.astype(np.uint32)) // thousand  # numpy divides by // much faster than by divmod
     first = above // thousand
     last, middle = whole - above * thousand, above - first * thousand
-    digit = np.empty((len(mantissa), _DIGITS), np.uint8)
-    digit[:, 6:] = _CUT[last]
-    digit[:, 3:6] = np.where((last == 0)[:, None], _CUT[middle], _WHOLE[middle])
-    digit[:, :3] = _WHOLE[first]
-    short = np.flatnonzero((last == 0) & (middle == 0))
-    digit[short, :3] = _CUT[first[short]]
-    return digit
+    groups = np.empty((len(mantissa), 3), np.uint32)
+    groups[:, 2] = _CUT[last]
+    groups[:, 1] = np.where(last == 0, _CUT[middle], _WHOLE[middle])
+    groups[:, 0] = np.where((last == 0) & (middle == 0), _CUT[first], _WHOLE[first])
+    return groups.view(np.uint8)
 
 
 def _fixed(cells: Cells, digit: Cells, exponent: NDArray[np.int64]) -> None:
-    cells[:, 0], cells[:, 1] = _ZERO, _POINT
-    zeros = -1 - exponent
-    if (exponent >= 0).any():  # it rounds up to 1
-        ones = exponent >= 0
-        cells[ones, 0], cells[ones, 1] = ord("1"), 0
-        digit[ones] = 0
-    for place in range(4):
-        cells[zeros > place, 2 + place] = _ZERO
-    cells[:, 6:] = digit
+    cells[:, :8] = _HEADS[-1 - exponent][:, None].view(np.uint8)
+    cells[:, _HEAD:] = digit
 
 
 def _scientific(cells: Cells, digit: Cells, exponent: NDArray[np.int64]) -> None:
     cells[:, 0] = digit[:, 0]
     cells[:, 1] = np.where(digit[:, 1] != 0, _POINT, 0)
-    cells[:, 2:10] = digit[:, 1:]
-    cells[:, 10], cells[:, 11] = _E, _MINUS
-    cells[:, 12] = -exponent // 10 + _ZERO
-    cells[:, 13] = -exponent % 10 + _ZERO
+    cells[:, 2:13] = digit[:, 1:]
+    cells[:, 13], cells[:, 14] = _E, _MINUS
+    cells[:, 15] = -exponent // 10 + _ZERO
+    cells[:, 16] = -exponent % 10 + _ZERO

@@ -92,8 +92,12 @@ class Csv(_Text):
             laid += [b",", numbers.text_cells(map(_csv_cell, chunk.expected or [""] * count))]
         for column in after:
             laid += [b",", _scattered(column, good, count)]
-        provenance = numbers.text_cells([f"{layout.version},{layout.sha256}"])
-        laid += [b",", _scattered(np.repeat(provenance, len(good), axis=0), good, count, empty=b",")]
+        provenance = f"{layout.version},{layout.sha256}".encode()
+        if len(good) < count:
+            cells = np.repeat(np.frombuffer(provenance, np.uint8)[None], len(good), axis=0)
+            laid += [b",", _scattered(cells, good, count, empty=b",")]
+        else:
+            laid += [b",", provenance]
         if answered.errors:
             laid += [b",", numbers.text_cells(_csv_cell(answered.errors.get(row, "")) for row in range(count)), b"\n"]
         else:
