@@ -46,13 +46,14 @@ def counted_cells(first: int, count: int) -> Cells:
 def joined(cells: Sequence[Cells | bytes], count: int) -> bytes:
     """Cells side by side, each row behind the other; bytes stand in every row."""
     width = sum(len(cell) if isinstance(cell, bytes) else cell.shape[1] for cell in cells)
-    matrix = np.empty((count, width), np.uint8)
+    buffer = bytearray(count * width)
+    matrix = np.frombuffer(buffer, np.uint8).reshape(count, width)
     at = 0
     for cell in cells:
         size = len(cell) if isinstance(cell, bytes) else cell.shape[1]
         matrix[:, at : at + size] = np.frombuffer(cell, np.uint8) if isinstance(cell, bytes) else cell
         at += size
-    return matrix.tobytes().translate(None, b"\0")
+    return bytes(buffer.translate(None, b"\0"))
 
 
 def float_cells(values: NDArray[np.float32]) -> Cells:

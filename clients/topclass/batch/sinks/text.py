@@ -48,6 +48,19 @@ class _Text:
             return [before, numbers.counted_cells(names.first, len(names)), after]
         return [numbers.text_cells(map(self.quote, names))]
 
+    def shares(self, answered: Answered) -> tuple[Cells, list[Cells]]:
+        """The probability of the top class, and where they are wanted those of each class."""
+        values, classes = answered.values, len(self.layout.labels)
+        if not self.layout.probabilities or not len(values):
+            none = np.zeros((len(values), 1), np.uint8)
+            return numbers.float_cells(values.probability), [none] * classes if self.layout.probabilities else []
+        cells = numbers.float_cells(values.probabilities.ravel())
+        cells = cells.reshape(len(values), classes, cells.shape[1])
+        rows = np.arange(len(values))
+        same = np.array_equal(values.probabilities[rows, values.top_class], values.probability)
+        top = cells[rows, values.top_class] if same else numbers.float_cells(values.probability)
+        return top, list(cells.swapaxes(0, 1))
+
     def ranked(self, answered: Answered) -> list[list[Cells]]:
         """For each rank behind the first its label and its probability."""
         rows = answered.values.top_k
@@ -74,15 +87,14 @@ class Csv(_Text):
     def rows(self, answered: Answered) -> bytes:
         """One line for each; those without an answer have empty cells and their reason."""
         values, chunk, layout = answered.values, answered.chunk, self.layout
+        top, each = self.shares(answered)
         columns: list[Cells] = [
             self.numbers[values.top_class],
             self.labels[values.top_class],
-            numbers.float_cells(values.probability),
+            top,
             *(cell for rank in self.ranked(answered) for cell in rank),
+            *each,
         ]
-        if layout.probabilities:
-            cells = numbers.float_cells(values.probabilities.ravel())
-            columns += list(cells.reshape(len(values), len(layout.labels), cells.shape[1]).swapaxes(0, 1))
         after: list[Cells] = [self._scores(answered), self.flags[values.out_of_distribution.astype(np.int64)]]
         count, good = len(chunk.names), answered.good
         laid: list[Cells | bytes] = self.names(chunk.names)
