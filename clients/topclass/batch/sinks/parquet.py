@@ -74,7 +74,8 @@ class Parquet:
             mask = pa.array(missing) if missing.any() else None
             yield pa.FixedSizeListArray.from_arrays(pa.array(wide.ravel()), len(layout.labels), mask=mask)
         if layout.expected:
-            yield pa.array(chunk.expected, pa.string())
+            known = chunk.expected
+            yield pa.nulls(count, pa.string()) if known is None else pa.array(known, pa.string())
         scores = values.ood_score
         yield pa.nulls(count, pa.float32()) if scores is None else column(pa.float32(), scores)
         yield column(pa.bool_(), values.out_of_distribution)

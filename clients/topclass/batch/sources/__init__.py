@@ -62,9 +62,19 @@ def count(listed: Iterable[File], how: Reading) -> int | None:
     """The rows in all, as far as the files say so themselves: None where one must be read to know. Checks each."""
     total: int | None = 0
     for file in listed:
+        _check_labels(file, how)
         rows = 1 if file.is_picture else reader(file).count(file, how)
         total = None if total is None or rows is None else total + rows
     return total
+
+
+def _check_labels(file: File, how: Reading) -> None:
+    named = (text, columns, streams) if file.path.lower().endswith(".npy") else (arrays, text, columns, streams)
+    if how.label_key is not None and (file.is_picture or reader(file) not in named):
+        raise Failed(
+            f"{file.path} has no labels inside it, and there is no file {how.label_key!r}; --labels takes `folders`, a "
+            "file, or the name of a column or of an array of an .npz"
+        )
 
 
 def read(listed: Iterable[File], how: Reading, skip: int = 0) -> Iterator[Chunk]:
