@@ -55,6 +55,9 @@ overhead: env  ## what metrics and logs cost: under 3 % (needs h2load; some minu
 bench-client: env  ## the Python client beside plain stubs: calls, its processor time, messages (some minutes)
 	$(PY) -m benchmarks.client $(ARGS)
 
+bench-batch: env  ## topclass predict beside the load generator on the same server: rows/s, processor time (a minute)
+	$(PY) -m benchmarks.batch $(ARGS)
+
 bench-wire: env  ## what the server pays to read a request and write an answer, beside the protobuf library
 	@$(PY) -m benchmarks.wire
 

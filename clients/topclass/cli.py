@@ -9,6 +9,8 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     try:
+        import rich  # noqa: F401  # what draws with it is imported when it draws
+
         from topclass.commands import run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("click", "rich"):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,15 @@ import pytest
 from onnx import TensorProto
 
 from tests import models
-from tests.clients.command import environment, read_table, start, topclass
-from tests.clients.fake import Failure, Fake
+from tests.clients.command import environment, read_table, topclass
+from tests.clients.fake import LABELS, SHA256, Failure, Fake
 from tests.clients.test_predict import PICTURES, PROBABILITIES, png
-from topclass import Client
+from topclass import Client, ModelDetails, ModelInfo
+from topclass.batch.answers import Asking, by_servers
+from topclass.batch.chunk import Chunk
 from topclass.commands import run
-from topclass.commands.answers import answer
-from topclass.commands.sources import MOST_BYTES, Chunk, find_sources
 
-HEADER = "input,top_class,label,probability,p_cat,p_dog,p_emu,error"
+HEADER = "input,top_class,label,probability,p_cat,p_dog,p_emu,ood_score,out_of_distribution,version,sha256,error"
 
 
 @pytest.fixture
@@ -132,7 +129,7 @@ def test_arrays_of_any_make(predict: Callable[..., Any], folder: Path) -> None:
 def test_top_k_and_no_probabilities(predict: Callable[..., Any]) -> None:
     """--top-k adds the next classes, and --no-probabilities leaves out the columns of all."""
     _, out, _ = predict("all.npy", "--top-k", "2", "--no-probabilities")
-    assert out.startswith("input,top_class,label,probability,label_2,probability_2,error\n")
+    assert out.startswith("input,top_class,label,probability,label_2,probability_2,ood_score,")
     for row, probabilities in zip(read_table(out), PROBABILITIES, strict=True):
         second = np.argsort(-probabilities)[1]
         assert row["label_2"] == models.LABELS[second]
@@ -278,20 +275,6 @@ def test_strange_names(predict: Callable[..., Any], folder: Path) -> None:
     assert row["input"] == 'a,"b"\\udcff.png'
 
 
-def test_two_at_once(server: Any, folder: Path) -> None:
-    """Two runs that write the same output at once both succeed, and the table is whole."""
-    np.save(folder / "big.npy", np.tile(PICTURES, (200, 1, 1)))
-    arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "16", "--server", server.address)
-    running = [start(*arguments, cwd=folder) for _ in range(2)]
-    for process in running:
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-    names = [f"big.npy[{row}]" for row in range(1800)]
-    holds((folder / "out.csv").read_text(), names, np.tile(PROBABILITIES, (200, 1)))
-    assert not list(folder.glob(".*"))
-    assert not list(folder.glob("*.partial"))
-
-
 def test_closed_pipe(server: Any, folder: Path) -> None:
     """`| head` ends the command quietly."""
     np.save(folder / "big.npy", np.tile(PICTURES, (2000, 1, 1)))
@@ -322,105 +305,13 @@ def test_progress_on_a_terminal(server: Any, folder: Path) -> None:
     assert text.rstrip().endswith("0 errors → out.csv; pets v1")
 
 
-def until(condition: Callable[[], Any]) -> None:
-    """Wait until it holds."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def rows_so_far(folder: Path) -> int:
-    """Lines in the unfinished table."""
-    return sum(path.read_text().count("\n") for path in folder.glob(".out.csv.*"))
-
-
-@pytest.mark.parametrize(("number", "code", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "")])
-def test_stopped(server: Any, folder: Path, number: int, code: int, words: str) -> None:
-    """A run that is stopped leaves no out.csv, keeps its rows in out.csv.partial, says so, and ends soon."""
-    np.save(folder / "big.npy", np.tile(PICTURES, (3000, 1, 1)))
-    (folder / "out.csv").write_text("from yesterday")
-    arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "1", "--server", server.address)
-    with start(*arguments, cwd=folder) as process:
-        until(lambda: rows_so_far(folder) > 50)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=20)
-    assert process.returncode == code
-    assert words in err
-    assert "Traceback" not in err
-    kept = re.search(r"([\d,]+) of 27,000 rows are in .*out\.csv\.partial", err)
-    assert kept
-    rows = read_table((folder / "out.csv.partial").read_text())
-    assert len(rows) == int(kept[1].replace(",", "")) >= 50
-    assert rows[0]["input"] == "big.npy[0]"
-    assert (folder / "out.csv").read_text() == "from yesterday"
-    assert not list(folder.glob(".*"))
-
-
-def test_server_that_dies(repository: Path, folder: Path) -> None:
-    """When the server is killed in the middle, the command says so, exits with 1, and out.csv is not there."""
-    np.save(folder / "big.npy", np.tile(PICTURES, (3000, 1, 1)))
-    ready = folder / "ready.json"
-    flags = ["--models", str(repository), "--grpc-port", "0", "--ready-file", str(ready), "--device", "cpu"]
-    flags += ["--http-port", "-1"]
-    command = [sys.executable, "-m", "server", *flags]
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as server:
-        try:
-            until(ready.exists)
-            address = "127.0.0.1:" + re.findall(r"\d+", ready.read_text())[-1]
-            arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "1", "--timeout", "2")
-            with start(*arguments, "--server", address, cwd=folder) as process:
-                until(lambda: rows_so_far(folder) > 50)
-                server.kill()
-                _, err = process.communicate(timeout=30)
-        finally:
-            server.kill()
-    assert process.returncode == 1
-    assert f"no answer from a topclass server at {address}" in err
-    assert "rows are in" in err
-    assert "Traceback" not in err
-    assert not (folder / "out.csv").exists()
-    assert (folder / "out.csv.partial").exists()
-
-
-def test_model_that_changes(serve: Callable[..., Any], repository: Path, folder: Path) -> None:
-    """A run stays with its version while the server keeps it; when it goes away, the command fails and says why."""
-    np.save(folder / "big.npy", np.tile(PICTURES, (3000, 1, 1)))
-    server = serve(models=repository, version_policy="latest:1")
-    arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "1", "--server", server.address)
-    with start(*arguments, cwd=folder) as process:
-        until(lambda: rows_so_far(folder) > 50)
-        models.put(repository, "pets", 2, models.classifier(seed=4))
-        server.refresh()
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "pets v1 went away in the middle" in err
-    assert "run the command again" in err
-    assert not (folder / "out.csv").exists()
-
-
-def test_one_version_for_all_rows(server: Any, repository: Path, folder: Path) -> None:
-    """When a new version goes live in the middle and the old one is still served, every row is the old one's."""
-    np.save(folder / "big.npy", np.tile(PICTURES, (400, 1, 1)))
-    arguments = ("predict", "big.npy", "-o", "out.csv", "--batch-size", "1", "--server", server.address)
-    with start(*arguments, cwd=folder) as process:
-        until(lambda: rows_so_far(folder) > 50)
-        models.put(repository, "pets", 2, models.classifier(seed=4))
-        server.refresh()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "pets v1" in err
-    names = [f"big.npy[{row}]" for row in range(3600)]
-    holds((folder / "out.csv").read_text(), names, np.tile(PROBABILITIES, (400, 1)))
-
-
 def test_message_limit(serve: Callable[..., Any], repository: Path, folder: Path) -> None:
-    """A server that takes only small messages is met with advice."""
+    """A server that takes only small messages gets smaller ones."""
     server = serve(models=repository, max_message_bytes=1024)
     np.save(folder / "big.npy", np.tile(PICTURES, (20, 1, 1)))
-    code, _, err = topclass("predict", "big.npy", "--batch-size", "100", "--server", server.address, cwd=folder)
-    assert code == 1
-    assert "Try a smaller --batch-size" in err
+    code, out, err = topclass("predict", "big.npy", "--batch-size", "100", "--server", server.address, cwd=folder)
+    assert code == 0, err
+    holds(out, [f"big.npy[{row}]" for row in range(180)], np.tile(PROBABILITIES, (20, 1)))
 
 
 def test_row_limit(serve: Callable[..., Any], repository: Path, folder: Path) -> None:
@@ -431,23 +322,20 @@ def test_row_limit(serve: Callable[..., Any], repository: Path, folder: Path) ->
     holds(out, [f"all.npy[{row}]" for row in range(9)])
 
 
-def test_memory_is_flat(tmp_path: Path) -> None:
-    """An array is read piece by piece: no piece is larger than a request may be, whatever the batch size."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (64, 1 << 20)})
-    path = tmp_path / "sparse.npy"
-    with path.open("wb") as file:
-        file.write(stream.getvalue())
-        file.truncate(len(stream.getvalue()) + (64 << 20))
-    (source,) = find_sources([str(path)], None)
-    sizes = [chunk.inputs.nbytes for chunk in source.chunks(10**9)]  # type: ignore[union-attr]
-    assert sum(sizes) == 64 << 20
-    assert max(sizes) <= MOST_BYTES
-
-
 def test_a_full_server_is_waited_for(fake: Fake) -> None:
-    """A server that is full for a while does not end the run."""
+    """A server that is full for a while, and says when to come back, does not end the run."""
     fake.failures = [Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, trailers=(("grpc-retry-pushback-ms", "5"),))] * 3
+    asking = Asking(ModelDetails(ModelInfo("pets", 1, "ready", "", SHA256, "", True), None, LABELS, {}, 9))  # type: ignore[arg-type]
     with Client(fake.address) as client:
-        answers = answer(client.predict, Chunk(["a", "b"], PICTURES[:2]))
-    assert (answers.failed, [row.label for row in answers.rows]) == (0, ["cat", "dog"])  # type: ignore[union-attr]
+        (answers,) = by_servers(client, [Chunk(["a", "b"], PICTURES[:2])], asking)
+    assert (answers.errors, answers.values.top_class.tolist()) == ({}, [0, 1])
+
+
+def test_several_servers(serve: Callable[..., Any], repository: Path, folder: Path) -> None:
+    """Several servers share the work, and one that is away leaves it to the other."""
+    here, there = serve(models=repository).address, serve(models=repository).address
+    for servers in ((here, there), (f"{here},{there}", "127.0.0.1:1")):
+        flags = [flag for server in servers for flag in ("--server", server)]
+        code, out, err = topclass("predict", "all.npy", "--batch-size", "1", *flags, cwd=folder)
+        assert code == 0, err
+        holds(out, [f"all.npy[{row}]" for row in range(9)])

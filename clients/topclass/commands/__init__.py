@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from topclass import __version__
-from topclass.commands.failures import Failed, ReaderGone
+from topclass.batch.failures import Failed, ReaderGone
+from topclass.commands.completion import completion
 from topclass.commands.health import health
 from topclass.commands.models import models
 from topclass.commands.predict import predict
@@ -45,7 +46,7 @@ def cli() -> None:
     """
 
 
-for command in (predict, models, health):
+for command in (predict, models, health, completion):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The options that say which server, and the client that they make."""
+"""The options that say which servers, and the client that they make."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from topclass.client import Client
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _addresses(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    found = tuple(address.strip() for each in given for address in each.split(",") if address.strip())
+    if not found:
+        raise click.BadParameter("it is empty; expected HOST:PORT, such as 127.0.0.1:8001", context, parameter)
+    return found
+
+
 @dataclass(frozen=True)
 class Connection:
-    """Which server, and how long a call may take."""
+    """Which servers, and how long a call may take."""
 
-    server: str
+    servers: tuple[str, ...]
     token: str | None
     ca: str | None
     timeout: float
 
     def client(self, retries: int = 5) -> Client:
-        """A client of it."""
+        """A client of them."""
         try:
             return Client(
-                self.server,
+                self.servers,
                 timeout=self.timeout,
                 retries=retries,
                 root_certificates=Path(self.ca) if self.ca else None,
@@ -45,11 +52,14 @@ def connection_options(timeout: float) -> Callable[[F], F]:
             (
                 click.option(
                     "--server",
+                    "servers",
                     envvar="TOPCLASS_SERVER",
-                    default="127.0.0.1:8001",
+                    multiple=True,
+                    default=("127.0.0.1:8001",),
                     show_default=True,
+                    callback=_addresses,
                     metavar="HOST:PORT",
-                    help="The server's gRPC address.",
+                    help="The server's gRPC address; several, or dns:///NAME:PORT, share the work.",
                 ),
                 click.option("--token", envvar="TOPCLASS_TOKEN", help="A token that the server wants."),
                 click.option(

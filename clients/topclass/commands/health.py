@@ -16,21 +16,25 @@ EXIT_NO_CONNECTION, EXIT_CALL_FAILED, EXIT_UNHEALTHY = 2, 3, 4
 @click.command(short_help="Say whether the server is serving.")
 @click.option("--wait", type=click.FloatRange(min=0), default=0, metavar="SECONDS", help="Wait so long for it.")
 @connection_options(timeout=5)
-def health(wait: float, server: str, token: str | None, ca: str | None, timeout: float) -> int:
+def health(wait: float, servers: tuple[str, ...], token: str | None, ca: str | None, timeout: float) -> int:
     """Say whether the server is serving.
 
     \b
     Exit status, as grpc-health-probe's: 0 it is serving; 1 wrong arguments;
-    2 no connection; 3 the call failed; 4 it says that it is not serving.
+    2 no connection; 3 the call failed; 4 it says that it is not serving. Of
+    several servers the largest counts.
 
     \b
     Example:
       topclass health --server 127.0.0.1:8001 --wait 30
     """
-    with Connection(server, token, ca, timeout).client() as client:
-        if wait:
-            _wait(client, wait)
-        return _check(client, server)
+    worst = 0
+    for server in servers:
+        with Connection((server,), token, ca, timeout).client() as client:
+            if wait:
+                _wait(client, wait)
+            worst = max(worst, _check(client, server))
+    return worst
 
 
 def _wait(client: Client, seconds: float) -> None:

@@ -1,10 +1,10 @@
-"""How a command ends early."""
+"""How a job ends early."""
 
 from __future__ import annotations
 
 
 class Failed(Exception):
-    """The command cannot go on; the words say why, and what to do."""
+    """The job cannot go on; the words say why, and what to do."""
 
 
 class ReaderGone(Exception):
