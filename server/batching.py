@@ -95,7 +95,7 @@ class Batcher:
             if self._window:
                 self._loop.call_later(self._window, self._kick)
             elif self._expects and lane.is_cheap(len(rows)):
-                self._crowd.gather(self._kick)
+                self._crowd.gather(self._kick_crowd)
             else:
                 self._loop.call_soon(self._kick)
         return future
@@ -171,11 +171,13 @@ class Batcher:
             self._lanes.append(lane)
         lane.put(ticket, priority)
 
+    def _kick_crowd(self) -> None:
+        self._crowd.came(sum(lane.requests() for lane in self._lanes))
+        self._kick()
+
     def _kick(self) -> None:
         self._kicked = False
         while piece := self._cheap_piece():
-            if self._expects:
-                self._crowd.came(len(piece.parts))
             _resolve(self._compute(piece))
             with self._lock:
                 self._running -= 1

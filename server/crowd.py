@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-QUIET_TURNS = 8  # of the loop without an arrival: then all that was on its way is here
-PROBE = 16  # of calls that came alone, one is made to wait so long, to see whether others come
+QUIET_TURNS = 16  # of the loop without an arrival: then all that was on its way is here
+PROBE = 64  # of calls that came alone, one is made to wait so long, to see whether others come
 ALONE = 4  # batches of one in a row, and calls come alone again
 MOST_TURNS = 256  # that the first of a crowd waits; about a millisecond
 

@@ -154,6 +154,10 @@ class Lane:
         """True if there is something to take."""
         return bool(self._queues)
 
+    def requests(self) -> int:
+        """How many wait."""
+        return sum(len(queue.tickets) for queue in self._queues.values())
+
     def has_large(self) -> bool:
         """True if a request waits that several workers can share."""
         return any(large for _, large in self._queues)
