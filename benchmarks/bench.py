@@ -73,7 +73,7 @@ def _network(
     networks.publish(repository, network)
     truth, found = Truth(repository), list[measure.Measured]()
     with contextlib.ExitStack() as stack:
-        names = (measure.PLAIN, *transports)
+        names = (measure.PLAIN, measure.TUNED, *transports)
         servers = {name: stack.enter_context(_start(name, repository, transports)) for name in names}
         for case in todo:
             found.append(measure.measure(case, servers, repository, truth, options.seconds, options.rounds))
@@ -82,8 +82,8 @@ def _network(
 
 
 def _start(name: str, repository: Path, transports: Sequence[str]) -> contextlib.AbstractContextManager[Running]:
-    if name == measure.PLAIN:
-        return process.plain(repository)
+    if name in (measure.PLAIN, measure.TUNED):
+        return process.plain(repository, *(["tuned"] if name == measure.TUNED else []))
     return process.server(repository, *(["--transport", name] if len(transports) > 1 else []))
 
 

@@ -17,7 +17,7 @@ from benchmarks.cases import Case
 from benchmarks.messages import WIRES, Truth, WrongAnswer
 from benchmarks.process import Foreign, Running
 
-PLAIN, LIMIT = "plain", "ONNX Runtime"
+PLAIN, TUNED, LIMIT = "plain", "plain, tuned", "ONNX Runtime"
 FOREIGN_MOST = 0.1  # processors; a case with more of them busy with other things is void
 FEWEST_FOR_P99 = 200
 _COUNTER = re.compile(r'^topclass_requests_total\{code="(\w+)".*\} ([\d.e+]+)$', re.M)

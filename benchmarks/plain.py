@@ -15,10 +15,11 @@ from server.ready import write_ready
 from topclass.v1 import inference_pb2 as pb
 from topclass.v1 import inference_pb2_grpc as rpc
 
-one = onnxruntime.SessionOptions()
-one.intra_op_num_threads = 1  # the pool is the parallelism; see docs/decisions/0015
+options = onnxruntime.SessionOptions()
+if sys.argv[3:] == ["tuned"]:  # what one learns later: the pool is the parallelism; see docs/decisions/0015
+    options.intra_op_num_threads = 1
 files = Path(sys.argv[1]).glob("*/1/*.onnx")
-models = {file.parents[1].name: onnxruntime.InferenceSession(file, one) for file in files}
+models = {file.parents[1].name: onnxruntime.InferenceSession(file, options) for file in files}
 
 
 class Service(rpc.InferenceServiceServicer):  # noqa: D101

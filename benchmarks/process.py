@@ -112,11 +112,11 @@ def server(models: Path, *flags: str) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def plain(models: Path) -> Iterator[Running]:
+def plain(models: Path, *flags: str) -> Iterator[Running]:
     """`benchmarks/plain.py` on a free port of the loopback address."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
-        with started([sys.executable, "-m", "benchmarks.plain", str(models), str(ready)], ready) as running:
+        with started([sys.executable, "-m", "benchmarks.plain", str(models), str(ready), *flags], ready) as running:
             yield running
 
 
