@@ -3,8 +3,8 @@
 Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
 
     python -m training cnn --seeds 3          98.89 % of 359 test digits, median of 3 seeds (97.77 to 98.89 %)
-
-On MNIST (--data mnist, target 99.5 %) not yet measured with these settings.
+    python -m training cnn --data mnist --seeds 3
+                                              99.54 % of 10,000 test digits, median of 3 seeds (99.41 to 99.60 %)
 """
 
 from __future__ import annotations

