@@ -18,7 +18,7 @@ from server.transport import GrpcTransport, Handlers, is_loopback
 log = logging.getLogger(__name__)
 # Of docs/operate.md, by pygrpc-native 0.5.0. While there is one, who wants it must say so by name.
 BROKEN_PROMISES = (
-    "ends a connection after about a thousand refusals",
+    "ends connections in a rolling restart",
     "cannot send grpc-retry-pushback-ms",
     "holds a message in memory before it knows its size",
 )
